@@ -1,0 +1,21 @@
+"""Resonate: a real-time server that speaks the Pusher protocol.
+
+``gunicorn -k resonate.worker resonate:app`` loads two names from here. They are resolved on first use, so that
+importing the package costs nothing and pulls in neither gevent nor gunicorn.
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "worker":
+        from resonate.server.worker import ResonateWorker
+
+        return ResonateWorker
+    if name == "app":
+        from resonate.server.page import app
+
+        return app
+    raise AttributeError(f"module 'resonate' has no attribute {name!r}")
