@@ -1,0 +1,52 @@
+"""The last events of cache channels, for those who subscribe later. Bounded in bytes and in time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+#: Payload bytes that one shard keeps; past it the channel that was published to the longest ago is forgotten.
+MAX_BYTES = 64 * 1024 * 1024
+#: What an entry costs beside its payload, roughly: small events must not make the bound meaningless.
+OVERHEAD = 256
+
+Key = tuple[str, str]
+
+
+class EventCache:
+    """Times are seconds of any clock that only goes forward."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max = max_bytes
+        self._size = 0
+        self._entries: OrderedDict[Key, tuple[bytes, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, key: Key, payload: bytes, now: float, keep_s: float) -> None:
+        """Keep `payload` in place of what was kept before."""
+        self._remove(key)
+        self._entries[key] = (payload, now + keep_s)
+        self._size += len(payload) + OVERHEAD
+        while self._size > self._max:
+            self._remove(next(iter(self._entries)))
+
+    def get(self, key: Key, now: float) -> bytes | None:
+        """The payload, unless its time is over."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if now < entry[1]:
+            return entry[0]
+        self._remove(key)
+        return None
+
+    def prune(self, now: float) -> None:
+        """Forget what has run out."""
+        for key in [key for key, (_, until) in self._entries.items() if until <= now]:
+            self._remove(key)
+
+    def _remove(self, key: Key) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._size -= len(entry[0]) + OVERHEAD

@@ -1,0 +1,64 @@
+"""One occupied channel at its home: which workers care, and who is present."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from resonate.messages import ChannelInfo, Member
+
+
+class User:
+    """A presence user: the id and user_info as they first came, and how many connections each worker holds."""
+
+    __slots__ = ("holders", "id", "info")
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.id = data["user_id"]
+        self.info = data["user_info"]
+        self.holders: Counter[str] = Counter()
+
+
+class Channel:
+    """`interest` counts each worker's subscriptions; `users` are kept in the order of their joining."""
+
+    __slots__ = ("interest", "users")
+
+    def __init__(self) -> None:
+        self.interest: dict[str, int] = {}
+        self.users: dict[str, User] | None = None
+
+    def join(self, worker: str, member: Member | None) -> bool:
+        """Count a subscription; True when a user has come with it."""
+        self.interest[worker] = self.interest.get(worker, 0) + 1
+        if member is None:
+            return False
+        if self.users is None:
+            self.users = {}
+        user = self.users.get(member.user)
+        came = user is None
+        if user is None:
+            user = self.users[member.user] = User(member.data)
+        user.holders[worker] += 1
+        return came
+
+    def leave(self, worker: str, key: str | None) -> User | None:
+        """Give a subscription up; the user who has gone with it, if one has."""
+        self.interest[worker] -= 1
+        if not self.interest[worker]:
+            del self.interest[worker]
+        if key is None or self.users is None:
+            return None
+        user = self.users[key]
+        user.holders[worker] -= 1
+        if not user.holders[worker]:
+            del user.holders[worker]
+        return None if user.holders else self.users.pop(key)
+
+    def members(self) -> list[tuple[Any, Any]] | None:
+        """The users as (id, user_info); None when this is no presence channel."""
+        return None if self.users is None else [(user.id, user.info) for user in self.users.values()]
+
+    def info(self, cached: bytes | None) -> ChannelInfo:
+        """What REST may ask about it."""
+        return ChannelInfo(sum(self.interest.values()), len(self.users or ()), cached)

@@ -1,0 +1,192 @@
+"""The shard: puts everything that happens on a channel into one order, and says who is to hear of it.
+
+It knows workers by name and never sees a client. Each request returns what is to be sent, in order; messages to one
+worker must reach it in that order, and that is all the order there is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from resonate.messages import (
+    Answer,
+    Attach,
+    ChannelInfo,
+    Connect,
+    Connected,
+    CountConnections,
+    Describe,
+    Detach,
+    Disconnect,
+    Event,
+    Expel,
+    ListChannels,
+    ListUsers,
+    MemberAdded,
+    MemberRemoved,
+    Publication,
+    Publish,
+    Refresh,
+    Request,
+    Subscribe,
+    Subscribed,
+    Terminate,
+    Unsubscribe,
+)
+from resonate.shard.cache import EventCache
+from resonate.shard.channel import Channel
+
+Outgoing = list[tuple[str, Event]]
+
+
+class _App:
+    """What a shard keeps of one app; the counters are by worker."""
+
+    __slots__ = ("attached", "channels", "connected")
+
+    def __init__(self) -> None:
+        self.channels: dict[str, Channel] = {}
+        self.connected: Counter[str] = Counter()
+        self.attached: Counter[str] = Counter()
+
+
+class Shard:
+    """One home of channels. `now` is always in seconds of a clock that only goes forward."""
+
+    def __init__(self) -> None:
+        self._apps: dict[str, _App] = {}
+        self._workers: dict[str, None] = {}
+        self._cache = EventCache()
+
+    def join(self, worker: str) -> None:
+        """A worker has come; messages for all workers reach it from now on."""
+        self._workers[worker] = None
+
+    def handle(self, worker: str, request: Request, now: float) -> Outgoing:
+        """Act upon a request of `worker`; what is to be sent to whom, in order."""
+        app = self._apps.get(request.app)
+        if app is None:
+            app = self._apps[request.app] = _App()
+        return _HANDLERS[type(request)](self, app, worker, request, now)
+
+    def prune(self, now: float) -> None:
+        """Forget cached events whose time is over. To be called every now and then."""
+        self._cache.prune(now)
+
+    # --- connections of an app ---------------------------------------------------------------------------------------
+
+    def _connect(self, app: _App, worker: str, request: Connect, now: float) -> Outgoing:
+        admitted = request.limit is None or app.connected.total() < request.limit
+        if admitted:
+            app.connected[worker] += 1
+        return [(worker, Connected(request.app, request.socket, admitted))]
+
+    def _disconnect(self, app: _App, worker: str, request: Disconnect, now: float) -> Outgoing:
+        app.connected[worker] -= 1
+        return []
+
+    def _attach(self, app: _App, worker: str, request: Attach, now: float) -> Outgoing:
+        app.attached[worker] += 1
+        return []
+
+    def _detach(self, app: _App, worker: str, request: Detach, now: float) -> Outgoing:
+        app.attached[worker] -= 1
+        return []
+
+    # --- subscriptions -----------------------------------------------------------------------------------------------
+
+    def _subscribe(self, app: _App, worker: str, request: Subscribe, now: float) -> Outgoing:
+        name, member = request.channel, request.member
+        channel = app.channels.get(name)
+        if channel is None:
+            channel = app.channels[name] = Channel()
+        others = list(channel.interest)
+        outgoing: Outgoing = []
+        if channel.join(worker, member) and member is not None:
+            added = MemberAdded(request.app, name, member.data, request.socket)
+            outgoing = [(other, added) for other in others]
+        outgoing.append((worker, self._subscribed(channel, request, now)))
+        return outgoing
+
+    def _refresh(self, app: _App, worker: str, request: Refresh, now: float) -> Outgoing:
+        channel = app.channels[request.channel]
+        return [(worker, self._subscribed(channel, request, now))]
+
+    def _subscribed(self, channel: Channel, request: Subscribe | Refresh, now: float) -> Subscribed:
+        cached = self._cache.get((request.app, request.channel), now)
+        return Subscribed(request.app, request.channel, request.socket, request.ref, channel.members(), cached)
+
+    def _unsubscribe(self, app: _App, worker: str, request: Unsubscribe, now: float) -> Outgoing:
+        channel = app.channels[request.channel]
+        gone = channel.leave(worker, request.user)
+        if not channel.interest:
+            del app.channels[request.channel]
+        if gone is None:
+            return []
+        removed = MemberRemoved(request.app, request.channel, gone.id)
+        return [(other, removed) for other in channel.interest]
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def _publish(self, app: _App, worker: str, request: Publish, now: float) -> Outgoing:
+        ref, app_id, name, payload, except_, keep_s = request
+        channel = app.channels.get(name)
+        if keep_s:
+            self._cache.put((app_id, name), payload, now, keep_s)
+        outgoing: Outgoing = []
+        if channel is not None:
+            publication = Publication(app_id, name, payload, except_)
+            outgoing = [(holder, publication) for holder in channel.interest]
+        if ref:
+            outgoing.append((worker, Answer(ref, self._info(app, app_id, name, now))))
+        return outgoing
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def _info(self, app: _App, app_id: str, name: str, now: float) -> ChannelInfo:
+        channel = app.channels.get(name)
+        if channel is None:
+            return ChannelInfo(0, 0, None)
+        return channel.info(self._cache.get((app_id, name), now))
+
+    def _describe(self, app: _App, worker: str, request: Describe, now: float) -> Outgoing:
+        return [(worker, Answer(request.ref, self._info(app, request.app, request.channel, now)))]
+
+    def _list_channels(self, app: _App, worker: str, request: ListChannels, now: float) -> Outgoing:
+        found = {
+            name: channel.info(self._cache.get((request.app, name), now))
+            for name, channel in app.channels.items()
+            if name.startswith(request.prefix)
+        }
+        return [(worker, Answer(request.ref, found))]
+
+    def _list_users(self, app: _App, worker: str, request: ListUsers, now: float) -> Outgoing:
+        channel = app.channels.get(request.channel)
+        ids = None if channel is None else [user.id for user in (channel.users or {}).values()]
+        return [(worker, Answer(request.ref, ids))]
+
+    def _count_connections(self, app: _App, worker: str, request: CountConnections, now: float) -> Outgoing:
+        return [(worker, Answer(request.ref, app.attached.total()))]
+
+    def _terminate(self, app: _App, worker: str, request: Terminate, now: float) -> Outgoing:
+        expel = Expel(request.app, request.user)
+        return [*((other, expel) for other in self._workers), (worker, Answer(request.ref, None))]
+
+
+_HANDLERS: dict[type, Callable[[Shard, _App, str, Any, float], Outgoing]] = {
+    Attach: Shard._attach,
+    Connect: Shard._connect,
+    CountConnections: Shard._count_connections,
+    Describe: Shard._describe,
+    Detach: Shard._detach,
+    Disconnect: Shard._disconnect,
+    ListChannels: Shard._list_channels,
+    ListUsers: Shard._list_users,
+    Publish: Shard._publish,
+    Refresh: Shard._refresh,
+    Subscribe: Shard._subscribe,
+    Terminate: Shard._terminate,
+    Unsubscribe: Shard._unsubscribe,
+}
