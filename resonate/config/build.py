@@ -1,0 +1,125 @@
+"""From values to settings: parses each by its key, and names source, key and value of what cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from resonate.config.schema import APP, OTHER_VARIABLES, SERVER, Key
+from resonate.config.sources import Value, flatten
+from resonate.errors import ConfigurationError
+from resonate.settings import App, AppOptions, RateLimiting, Server, Settings, Tls
+
+Made = TypeVar("Made")
+
+_SECRETS = ("secret", "passphrase", "password", "url")
+
+
+def build(tree: Mapping[str, Any], source: str, variables: Mapping[str, Value], options: Mapping[str, Any]) -> Settings:
+    """Settings of a file's tree, the environment and command-line options (`servers.reverb` keys)."""
+    server_tree, app_trees = _split(tree, source)
+    server = flatten(server_tree, SERVER, source, "servers.reverb.")
+    server |= _from_environment(SERVER, variables)
+    server |= {name: Value(value, "command line", f"--{name}") for name, value in options.items() if value is not None}
+    notices = [f"{name} is not a setting and is ignored" for name in _unknown(variables)]
+    return _make(
+        Settings, {}, server=_server(server), apps=_apps(app_trees, source, variables, notices), notices=tuple(notices)
+    )
+
+
+def _split(tree: Mapping[str, Any], source: str) -> tuple[Any, list[Any]]:
+    """The part of the server and those of the apps, out of the shape of config/reverb.php."""
+    known = {"default": None, "servers.reverb": None, "apps.provider": None, "apps.apps": None}
+    leaves = flatten(dict(tree), known, source, "")
+    default, provider = leaves.get("default"), leaves.get("apps.provider")
+    for value, expected in ((default, "reverb"), (provider, "config")):
+        if value is not None and value.raw != expected:
+            raise ConfigurationError(value.key, f"must be {expected!r}", source=source, value=value.raw)
+    apps = leaves["apps.apps"].raw if "apps.apps" in leaves else []
+    if not isinstance(apps, list):
+        raise ConfigurationError("apps.apps", "must be a list of tables", source=source)
+    return (leaves["servers.reverb"].raw if "servers.reverb" in leaves else {}), apps
+
+
+def _from_environment(keys: Mapping[str, Key], variables: Mapping[str, Value]) -> dict[str, Value]:
+    return {name: variables[key.env] for name, key in keys.items() if key.env is not None and key.env in variables}
+
+
+def _unknown(variables: Mapping[str, Value]) -> list[str]:
+    known = {key.env for key in (*SERVER.values(), *APP.values())} | set(OTHER_VARIABLES)
+    return sorted(name for name in variables if name.startswith("RESONATE_") and name not in known)
+
+
+def _server(values: Mapping[str, Value]) -> Server:
+    parsed = _parse(SERVER, values)
+    tls = {field: parsed.pop(field) for field in ("local_cert", "local_pk", "passphrase") if field in parsed}
+    given = {SERVER[name].field: value for name, value in values.items()}
+    if tls.get("local_cert"):
+        parsed["tls"] = _make(Tls, given, **tls)
+    return _make(Server, given, **parsed)
+
+
+def _apps(trees: list[Any], source: str, variables: Mapping[str, Value], notices: list[str]) -> tuple[App, ...]:
+    """The apps of the file; the environment's variables belong to the only one, or to the one with the same id."""
+    values = [flatten(tree, APP, source, f"apps.apps[{index}].") for index, tree in enumerate(trees)]
+    given = _from_environment(APP, variables)
+    if not values:
+        values = [given] if {"app_id", "key", "secret"} & given.keys() else []
+    elif len(values) == 1:
+        values[0] |= given
+    elif given:
+        named = given["app_id"].raw if "app_id" in given else None
+        matching = [app for app in values if "app_id" in app and app["app_id"].raw == named]
+        for app in matching:
+            app |= given
+        if not matching:
+            notices.append(f"the variables of one app ({', '.join(value.key for value in given.values())}) are ignored: "
+                           "the file has several apps, and REVERB_APP_ID names none of them")
+    return tuple(_app(app, f"apps.apps[{index}].") for index, app in enumerate(values))
+
+
+def _app(values: Mapping[str, Value], prefix: str) -> App:
+    for name in ("app_id", "key", "secret"):
+        if name not in values:
+            raise ConfigurationError(prefix + name, f"is required (or {APP[name].env} in the environment)")
+    parsed = _parse(APP, values)
+    given = {APP[name].field: value for name, value in values.items()}
+    options = {field: parsed.pop(field) for field in ("host", "port", "scheme", "use_tls") if field in parsed}
+    limits = ("enabled", "max_attempts", "decay_seconds", "terminate_on_limit")
+    rate = {field: parsed.pop(field) for field in limits if field in parsed}
+    return _make(
+        App,
+        given,
+        options=_make(AppOptions, given, **options),
+        rate_limiting=_make(RateLimiting, given, **rate),
+        **parsed,
+    )
+
+
+def _parse(keys: Mapping[str, Key], values: Mapping[str, Value]) -> dict[str, Any]:
+    parsed = {}
+    for name, value in values.items():
+        key = keys[name]
+        try:
+            result = key.parse(value.raw)
+        except ValueError as error:
+            raise ConfigurationError(value.key, str(error), source=value.source, value=_shown(name, value.raw)) from None
+        if key.field is not None:
+            parsed[key.field] = result
+    return parsed
+
+
+def _make(kind: type[Made], given: Mapping[str | None, Value], **fields: Any) -> Made:
+    """Construct it; an error about a field is told with the source, key and value that it came from."""
+    try:
+        return kind(**fields)
+    except ConfigurationError as error:
+        value = given.get(error.key)
+        if value is None:
+            raise
+        shown = _shown(error.key, value.raw)
+        raise ConfigurationError(value.key, error.reason, source=value.source, value=shown) from None
+
+
+def _shown(name: str, raw: Any) -> Any:
+    return "[hidden]" if name.rpartition(".")[2] in _SECRETS else raw

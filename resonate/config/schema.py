@@ -1,0 +1,147 @@
+"""The keys: where each stands in a file, which variable of the environment sets it, and what it may hold.
+
+One table for the server and one for an app; docs/configuration.md explains them, and a test holds it to these tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+Parse = Callable[[Any], Any]
+
+_TRUE: Final = ("true", "(true)", "1", "on", "yes")
+_FALSE: Final = ("false", "(false)", "0", "off", "no")
+_NULL: Final = ("null", "(null)", "none")
+
+
+class Key(NamedTuple):
+    """`field` is the settings' name for it; None for what is understood and not used here."""
+
+    field: str | None
+    env: str | None
+    parse: Parse
+
+
+def text(value: Any) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    return value
+
+
+def optional_text(value: Any) -> str | None:
+    """A string; empty and null mean none."""
+    return None if value is None or value in ("", *_NULL) else text(value)
+
+
+def integer(value: Any) -> int:
+    """A whole number; the environment gives it as text."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("must be a whole number")
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError("must be a whole number") from None
+
+
+def optional_integer(value: Any) -> int | None:
+    """A whole number; null means none."""
+    return None if value is None or value in _NULL else integer(value)
+
+
+def flag(value: Any) -> bool:
+    """True or false; the environment gives it as text, in Laravel's spellings."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise ValueError("must be true or false")
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """A list of strings; the environment gives it with commas."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise ValueError("must be a list of strings")
+    return tuple(item.strip() for item in items)
+
+
+def one(value: Any) -> int:
+    """A number of processes. This version runs one of each."""
+    if value == "auto" or integer(value) == 1:
+        return 1
+    raise ValueError("must be 1: this version serves with one worker process")
+
+
+def nothing(value: Any) -> None:
+    """What is not there yet may be mentioned, and must be off."""
+    if value not in (None, "", False, [], ()) and not (isinstance(value, str) and value.lower() in (*_FALSE, *_NULL)):
+        raise ValueError("is not supported by this version: leave it out")
+
+
+SERVER: Final[dict[str, Key]] = {
+    "host": Key("host", "REVERB_SERVER_HOST", text),
+    "port": Key("port", "REVERB_SERVER_PORT", integer),
+    "path": Key("path", "REVERB_SERVER_PATH", text),
+    "hostname": Key("hostname", "REVERB_HOST", optional_text),
+    "options.tls.local_cert": Key("local_cert", None, optional_text),
+    "options.tls.local_pk": Key("local_pk", None, optional_text),
+    "options.tls.passphrase": Key("passphrase", None, optional_text),
+    "max_request_size": Key("max_request_size", "REVERB_MAX_REQUEST_SIZE", integer),
+    "auth_timestamp_grace": Key("auth_timestamp_grace", "REVERB_AUTH_TIMESTAMP_GRACE", integer),
+    "drain_timeout": Key("drain_timeout", "REVERB_DRAIN_TIMEOUT", integer),
+    "scaling.enabled": Key(None, "REVERB_SCALING_ENABLED", nothing),
+    "scaling.channel": Key(None, "REVERB_SCALING_CHANNEL", text),
+    "scaling.server.url": Key(None, "REDIS_URL", optional_text),
+    "scaling.server.host": Key(None, "REDIS_HOST", optional_text),
+    "scaling.server.port": Key(None, "REDIS_PORT", optional_integer),
+    "scaling.server.username": Key(None, "REDIS_USERNAME", optional_text),
+    "scaling.server.password": Key(None, "REDIS_PASSWORD", optional_text),
+    "scaling.server.database": Key(None, "REDIS_DB", optional_integer),
+    "scaling.server.timeout": Key(None, "REDIS_TIMEOUT", optional_integer),
+    "pulse_ingest_interval": Key(None, "REVERB_PULSE_INGEST_INTERVAL", integer),
+    "telescope_ingest_interval": Key(None, "REVERB_TELESCOPE_INGEST_INTERVAL", integer),
+    "plugins": Key(None, None, nothing),
+    "workers": Key("workers", "RESONATE_WORKERS", one),
+    "bus_shards": Key(None, "RESONATE_BUS_SHARDS", one),
+    "health_timeout": Key("health_timeout", "RESONATE_HEALTH_TIMEOUT", integer),
+    "handshake_timeout": Key("handshake_timeout", "RESONATE_HANDSHAKE_TIMEOUT", integer),
+    "plugin_timeout": Key(None, "RESONATE_PLUGIN_TIMEOUT", integer),
+    "max_send_buffer": Key("max_send_buffer", "RESONATE_MAX_SEND_BUFFER", integer),
+    "max_subscriptions_per_connection": Key(
+        "max_subscriptions_per_connection", "RESONATE_MAX_SUBSCRIPTIONS_PER_CONNECTION", integer
+    ),
+    "cache_ttl": Key("cache_ttl", "RESONATE_CACHE_TTL", integer),
+    "run_dir": Key("run_dir", "RESONATE_RUN_DIR", optional_text),
+    "console": Key("console", "RESONATE_CONSOLE", flag),
+    "log_format": Key("log_format", "RESONATE_LOG_FORMAT", text),
+}
+
+APP: Final[dict[str, Key]] = {
+    "app_id": Key("app_id", "REVERB_APP_ID", text),
+    "key": Key("key", "REVERB_APP_KEY", text),
+    "secret": Key("secret", "REVERB_APP_SECRET", text),
+    "options.host": Key("host", "REVERB_HOST", optional_text),
+    "options.port": Key("port", "REVERB_PORT", integer),
+    "options.scheme": Key("scheme", "REVERB_SCHEME", text),
+    "options.useTLS": Key("use_tls", None, flag),
+    "allowed_origins": Key("allowed_origins", None, texts),
+    "ping_interval": Key("ping_interval", "REVERB_APP_PING_INTERVAL", integer),
+    "activity_timeout": Key("activity_timeout", "REVERB_APP_ACTIVITY_TIMEOUT", integer),
+    "max_connections": Key("max_connections", "REVERB_APP_MAX_CONNECTIONS", optional_integer),
+    "max_message_size": Key("max_message_size", "REVERB_APP_MAX_MESSAGE_SIZE", integer),
+    "accept_client_events_from": Key(
+        "accept_client_events_from", "REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM", text
+    ),
+    "rate_limiting.enabled": Key("enabled", "REVERB_APP_RATE_LIMITING_ENABLED", flag),
+    "rate_limiting.max_attempts": Key("max_attempts", "REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS", integer),
+    "rate_limiting.decay_seconds": Key("decay_seconds", "REVERB_APP_RATE_LIMIT_DECAY_SECONDS", integer),
+    "rate_limiting.terminate_on_limit": Key("terminate_on_limit", "REVERB_APP_RATE_LIMIT_TERMINATE", flag),
+}
+
+#: Variables that are ours and are not keys of the tree.
+OTHER_VARIABLES: Final = ("RESONATE_CONFIG",)

@@ -1,0 +1,234 @@
+"""A connection that speaks HTTP: answers REST requests in order, upgrades to WebSocket, passes the rest on."""
+
+from __future__ import annotations
+
+from time import time
+from typing import Final
+
+import orjson
+
+from resonate.errors import HttpError, PusherError
+from resonate.http import (
+    Continue,
+    Foreign,
+    Refused,
+    Request,
+    RequestReader,
+    Response,
+    encode,
+    error_response,
+    json_response,
+)
+from resonate.pusher import events as wire
+from resonate.server.context import Context, app_key, new_socket_id
+from resonate.server.pusher_connection import PusherConnection
+from resonate.server.transport import Transport
+from resonate.settings import App
+from resonate.websocket import accept_upgrade, encode_close, encode_text
+
+#: How long the body of a request may take to come, in seconds.
+BODY_TIMEOUT_S: Final = 30
+
+_HEALTHY: Final = Response(200, b'{"health":"OK"}')
+_NO_APP: Final = PusherError(4001, "Application does not exist")
+_WRONG_ORIGIN: Final = PusherError(4009, "Origin not allowed")
+
+
+class HttpConnection:
+    """Speaks on `transport`; one request at a time, while the next ones wait in the reader or the kernel."""
+
+    __slots__ = ("_busy", "_context", "_half_closed", "_reader", "_since", "_transport")
+
+    def __init__(self, context: Context, transport: Transport) -> None:
+        self._context = context
+        self._transport = transport
+        self._reader = RequestReader(context.claims, context.settings.server.max_request_size)
+        self._busy: Request | None = None  # the request that is being answered
+        self._half_closed = False
+        self._since = context.reactor.wheel.now  # the tick at which the present wait began: for a head, a body, a request
+
+    def open(self) -> None:
+        """A fresh connection: the first request must come in time."""
+        self._transport.check_after(self._context.settings.server.handshake_timeout)
+
+    # --- input -------------------------------------------------------------------------------------------------------
+
+    def received(self, data: bytes) -> None:
+        """Bytes from the transport."""
+        reader = self._reader
+        if not reader.in_request:
+            self._since = self._context.reactor.wheel.now
+        in_body = reader.in_body
+        reader.feed(data)
+        self._advance()
+        if reader.in_body and not in_body:
+            self._since = self._context.reactor.wheel.now
+
+    def ended(self) -> None:
+        """The client will send no more; what it has asked is still answered."""
+        self._half_closed = True
+        if self._busy is None:
+            self._transport.close()
+
+    def _advance(self) -> None:
+        """Serve what has been read, until a request is under way or bytes are missing."""
+        transport = self._transport
+        while self._busy is None and transport.protocol is self:
+            item = self._reader.next()
+            if item is None:
+                break
+            if type(item) is Request:
+                self._serve(item)
+            elif type(item) is Refused:
+                self._refuse(item.error)
+            elif type(item) is Continue:
+                transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            elif type(item) is Foreign:
+                self._pass_on(item.data)
+        if self._busy is not None:
+            transport.pause_reading()
+        elif self._half_closed and transport.protocol is self:
+            transport.close()
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def _serve(self, request: Request) -> None:
+        self._busy = request
+        path = request.path[len(self._context.settings.server.path) :]
+        try:
+            key = app_key(path)
+            if key is not None:
+                self._upgrade(request, key)
+            elif path == "/up":
+                self._respond(self._health(request))
+            else:
+                answer = self._context.api.open(request, path, time())
+                if isinstance(answer, Response):
+                    self._respond(answer)
+                else:
+                    self._context.calls.start(answer, self._respond)
+        except HttpError as error:
+            self._respond(error_response(error))
+
+    def _health(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            raise HttpError(405, "Method not allowed.", headers=(("Allow", "GET"),))
+        reason = self._context.health.reason
+        return json_response({"health": reason}, 503) if reason else _HEALTHY
+
+    def _respond(self, response: Response) -> None:
+        request = self._busy
+        transport = self._transport
+        if request is None or transport.closed:
+            return
+        self._busy = None
+        upgrade_ignored = "upgrade" in request.headers
+        keep = request.keep_alive and not upgrade_ignored and not self._half_closed and not self._context.health.reason
+        head_only = request.method == "HEAD"
+        transport.write(encode(response, keep_alive=keep, version=request.version, head_only=head_only))
+        if not keep or response.close:
+            transport.close()
+            return
+        self._since = self._context.reactor.wheel.now
+        if not transport.reading:  # the answer came later than the call that asked for it
+            transport.resume_reading()
+            self._advance()
+
+    def _refuse(self, error: HttpError) -> None:
+        self._transport.write(encode(error_response(error), keep_alive=False))
+        self._transport.close()
+
+    def _pass_on(self, data: bytes) -> None:
+        transport = self._transport
+        transport.reactor.wheel.cancel(transport)
+        self._context.hosting.serve(transport, data, self._resume)
+
+    def _resume(self, data: bytes) -> None:
+        """The hosted application has answered its request, and the connection lives on."""
+        transport = self._transport
+        transport.protocol = self
+        self._since = self._context.reactor.wheel.now
+        self.open()
+        transport.resume_reading()
+        if data:
+            self.received(data)
+
+    # --- WebSocket ---------------------------------------------------------------------------------------------------
+
+    def _upgrade(self, request: Request, key: str) -> None:
+        """Answer the handshake. Refusals of the app come after it: clients read their codes, not HTTP's."""
+        answer = accept_upgrade(request.method, request.version, request.headers)
+        transport, context = self._transport, self._context
+        self._busy = None
+        transport.write(answer)
+        app = context.api.app(key)
+        if app is None:
+            self._turn_away(_NO_APP)
+        elif not app.allows_origin(_origin_host(request.headers.get("origin"))):
+            self._turn_away(_WRONG_ORIGIN)
+        else:
+            self._become_websocket(app)
+
+    def _become_websocket(self, app: App) -> None:
+        transport, context = self._transport, self._context
+        connection = PusherConnection(context, transport, app, new_socket_id())
+        transport.protocol = connection
+        connection.open()
+        rest = self._reader.rest()
+        if rest and not transport.closed:
+            connection.received(rest)
+
+    def _turn_away(self, fault: PusherError) -> None:
+        self._transport.write(encode_text(wire.error(fault)))
+        self._transport.write(encode_close(fault.code, fault.message))
+        self._transport.close()
+
+    # --- the end and the clock ---------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """The server goes: idle connections are closed, others after their answer."""
+        if self._busy is None:
+            self._transport.close()
+
+    def drained(self) -> None:
+        """Nothing waits for that here."""
+
+    def lost(self) -> None:
+        """Nobody waits for an answer any more."""
+        self._busy = None
+
+    def overflowed(self) -> None:
+        """The client asks, and does not read the answers."""
+        self._transport.abort()
+
+    def check(self, now: int) -> int:
+        """Close when a head, a body or the next request has not come in time. Seen to every `handshake_timeout`."""
+        every = self._context.settings.server.handshake_timeout
+        if self._busy is not None:
+            return now + every
+        part, patience = self._waiting_for(every)
+        due = self._since + patience
+        if now < due:
+            return min(due, now + every)
+        if part:
+            self._refuse(HttpError(408, f"The {part} of the request did not come within {patience} s.", close=True))
+        else:
+            self._transport.close()
+        return 0
+
+    def _waiting_for(self, handshake_timeout: int) -> tuple[str, int]:
+        if self._reader.in_body:
+            return "body", BODY_TIMEOUT_S
+        if self._reader.in_request:
+            return "head", handshake_timeout
+        return "", self._context.keep_alive
+
+
+def _origin_host(origin: str | None) -> str | None:
+    """The host of an Origin header, without scheme and port; None when there is none."""
+    if origin is None or "://" not in origin:
+        return None
+    authority = origin.partition("://")[2].partition("/")[0]
+    if authority.startswith("["):
+        return authority.partition("]")[0] + "]"
+    return authority.partition(":")[0] or None

@@ -1,0 +1,177 @@
+"""Who listens to what in this worker; takes the shard's events, in order, to whom they concern.
+
+The events form one ordered stream. A broadcast to many is sliced: the rest of it, and everything behind it, waits for
+the next turn of the loop, so that order holds for each connection and no turn is long.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from logging import Logger
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+from resonate.messages import (
+    Answer,
+    Connected,
+    Disconnect,
+    Event,
+    Expel,
+    MemberAdded,
+    MemberRemoved,
+    Publication,
+    Request,
+    Subscribed,
+)
+from resonate.pusher import Session
+from resonate.pusher import events as wire
+from resonate.server.transport import Transport
+from resonate.websocket import encode_text
+
+#: Subscribers between two looks at the clock, and how long a turn may queue, in seconds.
+STRIDE: Final = 256
+SLICE_S: Final = 0.005
+
+
+#: Told of each broadcast in debug: the channel, the number of its subscribers here, the payload.
+Trace = Callable[[str, int, bytes], None]
+
+
+class Client(Protocol):
+    """What the hub needs of a connection."""
+
+    session: Session
+    transport: Transport
+
+    def connected(self, answer: Connected) -> None: ...
+    def subscribed(self, answer: Subscribed) -> bool: ...
+    def expel(self) -> None: ...
+
+
+class Hub:
+    """`send` takes a request to its shard, `answer` takes what REST calls wait for, `trace` is told of each broadcast."""
+
+    def __init__(
+        self,
+        loop: Any,
+        log: Logger,
+        send: Callable[[Request], None],
+        answer: Callable[[Answer], None],
+        trace: Trace | None,
+    ) -> None:
+        self.clients: dict[str, Client] = {}
+        self._channels: dict[tuple[str, str], dict[Transport, None]] = {}
+        self._inbox: deque[Event] = deque()
+        self._again = loop.timer(0)
+        self._busy = False
+        self._frame = b""
+        self._targets: Iterator[Transport] | None = None  # of the broadcast under way
+        self._log = log
+        self._send = send
+        self._trace = trace
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            Answer: answer,
+            Connected: self._connected,
+            Expel: self._expel,
+            MemberAdded: self._member_added,
+            MemberRemoved: self._member_removed,
+            Publication: self._publication,
+            Subscribed: self._subscribed,
+        }
+
+    # --- connections and their subscriptions -------------------------------------------------------------------------
+
+    def add(self, client: Client) -> None:
+        """A WebSocket has been opened."""
+        self.clients[client.session.id] = client
+
+    def remove(self, client: Client) -> None:
+        """It has gone; its subscriptions have been given up with `leave`."""
+        self.clients.pop(client.session.id, None)
+
+    def leave(self, app: str, channel: str, transport: Transport) -> None:
+        """A connection is off a channel."""
+        subscribers = self._channels.get((app, channel))
+        if subscribers is not None:
+            subscribers.pop(transport, None)
+            if not subscribers:
+                del self._channels[app, channel]
+
+    # --- the shard's stream ------------------------------------------------------------------------------------------
+
+    def receive(self, event: Event) -> None:
+        """Something from the shard. Handled before this returns, unless a long broadcast is in the way."""
+        self._inbox.append(event)
+        if not self._busy:
+            self._busy = True
+            self._run()
+
+    def _run(self) -> None:
+        inbox, handlers = self._inbox, self._handlers
+        until = perf_counter() + SLICE_S
+        while True:
+            if self._targets is not None and not self._spread(until):
+                self._again.start(self._run)
+                return
+            if not inbox:
+                break
+            event = inbox.popleft()
+            try:
+                handlers[type(event)](event)
+            except Exception:  # a defect of ours must not stop the stream
+                self._log.exception("an event of the shard could not be handled: %s", type(event).__name__)
+        self._busy = False
+
+    def _broadcast(self, app: str, channel: str, payload: bytes, except_: str | None) -> None:
+        subscribers = self._channels.get((app, channel))
+        if subscribers is None:
+            return
+        if self._trace is not None:
+            self._trace(channel, len(subscribers), payload)
+        excluded = self.clients.get(except_) if except_ else None
+        self._frame = encode_text(payload)
+        targets = list(subscribers)  # whoever joins or leaves meanwhile does not disturb it
+        if excluded is not None and excluded.transport in subscribers:
+            targets.remove(excluded.transport)
+        self._targets = iter(targets)
+
+    def _spread(self, until: float) -> bool:
+        """Queue the frame for the next subscribers; False when time is up before all have it."""
+        frame, targets = self._frame, self._targets
+        assert targets is not None
+        while stride := list(islice(targets, STRIDE)):
+            for transport in stride:
+                transport.write(frame)
+            if len(stride) == STRIDE and perf_counter() > until:
+                return False
+        self._targets = None
+        return True
+
+    def _publication(self, event: Publication) -> None:
+        self._broadcast(*event)
+
+    def _member_added(self, event: MemberAdded) -> None:
+        self._broadcast(event.app, event.channel, wire.member_added(event.channel, event.data), event.except_)
+
+    def _member_removed(self, event: MemberRemoved) -> None:
+        self._broadcast(event.app, event.channel, wire.member_removed(event.channel, event.id), None)
+
+    def _connected(self, answer: Connected) -> None:
+        client = self.clients.get(answer.socket)
+        if client is not None:
+            client.connected(answer)
+        elif answer.admitted:  # it has not waited: give the place back
+            self._send(Disconnect(answer.app))
+
+    def _subscribed(self, answer: Subscribed) -> None:
+        client = self.clients.get(answer.socket)
+        if client is not None and client.subscribed(answer):
+            self._channels.setdefault((answer.app, answer.channel), {})[client.transport] = None
+
+    def _expel(self, event: Expel) -> None:
+        sessions = [(client.session, client) for client in self.clients.values()]
+        for session, client in sessions:
+            if session.app.app_id == event.app and session.is_user(event.user):
+                client.expel()

@@ -1,0 +1,66 @@
+"""Accepts connections on the listening sockets of a worker."""
+
+from __future__ import annotations
+
+import errno
+from _socket import socket as Socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from resonate.server.transport import READ, Reactor
+
+#: Connections taken in one turn, so that those already open are served in between.
+BATCH: Final = 64
+#: How long to wait when the process or the machine is out of descriptors or memory, in seconds.
+EXHAUSTED_PAUSE_S: Final = 1.0
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Listener:
+    """`opened` is given each new socket, non-blocking."""
+
+    def __init__(self, sock: Socket, reactor: Reactor, opened: Callable[[Socket], None]) -> None:
+        self._sock = sock
+        self._reactor = reactor
+        self._opened = opened
+        self._watcher: Any = reactor.loop.io(sock.fileno(), READ)
+        self._retry: Any = reactor.loop.timer(EXHAUSTED_PAUSE_S)
+        sock.setblocking(False)
+        self._watcher.start(self._accept)
+
+    def close(self) -> None:
+        """Accept no more; this process's descriptor of the socket is closed."""
+        for watcher in (self._watcher, self._retry):
+            watcher.stop()
+            watcher.close()
+        self._sock.close()
+
+    def _accept(self) -> None:
+        listening = self._sock
+        for _ in range(BATCH):
+            try:
+                descriptor, _ = listening._accept()  # type: ignore[attr-defined]  # what socket.accept calls
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._failed(error)
+                return
+            sock = Socket(listening.family, listening.type, listening.proto, fileno=descriptor)
+            sock.setblocking(False)
+            self._opened(sock)
+
+    def _failed(self, error: OSError) -> None:
+        if error.errno in _EXHAUSTED:
+            self._reactor.log.error(
+                "cannot accept connections: %s; trying again every second. Raise the limit of open files (ulimit -n, "
+                "LimitNOFILE=): %d connections are open",
+                error,
+                len(self._reactor.transports),
+            )
+            self._watcher.stop()
+            self._retry.start(self._resume)
+        elif error.errno != errno.ECONNABORTED:
+            self._reactor.log.error("cannot accept a connection: %s", error)
+
+    def _resume(self) -> None:
+        self._watcher.start(self._accept)

@@ -1,0 +1,383 @@
+"""One TCP connection on the hub's loop: a watcher and callbacks, no greenlet.
+
+What is written during one turn of the loop goes out in one system call, at the turn's end. What the kernel refuses is
+kept, up to a limit; a peer that is slower than that is cut off, and nobody else waits for it.
+"""
+
+from __future__ import annotations
+
+import ssl
+from _socket import SHUT_WR
+from _socket import socket as Socket
+from collections import deque
+from logging import Logger
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+from resonate.server.timers import Wheel
+
+READ, WRITE = 1, 2
+
+#: Bytes to ask the kernel for at once, and to give it at once.
+CHUNK: Final = 65536
+#: How long one turn may flush before other connections get theirs, in seconds.
+SLICE_S: Final = 0.005
+#: How long a closed connection is read on, in seconds, so that the peer gets our last bytes and not a reset.
+LINGER_S: Final = 3
+#: The same for a peer that has not been reading: it may need longer to find our last words.
+CUT_S: Final = 10
+
+
+class ConnectionProtocol(Protocol):
+    """What speaks on a transport. Exactly one at a time; an upgrade replaces it."""
+
+    def received(self, data: bytes) -> None:
+        """Bytes have come."""
+
+    def ended(self) -> None:
+        """The peer will send no more."""
+
+    def lost(self) -> None:
+        """The connection is gone; nothing can be written."""
+
+    def overflowed(self) -> None:
+        """The peer does not read: more than the limit waits for it. The connection is to be cut."""
+
+    def drained(self) -> None:
+        """All that the kernel had refused has been sent."""
+
+    def drain(self) -> None:
+        """The server is stopping: come to an end."""
+
+    def check(self, now: int) -> int:
+        """A deadline may have passed; returns the tick of the next check, 0 for none."""
+
+
+class _Gone:
+    """Speaks on a closed transport: drops what comes and cuts the connection when its time is over."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def received(self, data: bytes) -> None:
+        pass
+
+    def ended(self) -> None:
+        self._transport.abort()
+
+    def lost(self) -> None:
+        pass
+
+    def overflowed(self) -> None:
+        pass
+
+    def drained(self) -> None:
+        pass
+
+    def drain(self) -> None:
+        pass
+
+    def check(self, now: int) -> int:
+        self._transport.abort()
+        return 0
+
+
+class Flusher:
+    """Sends at the end of a turn what was queued during it; long turns are sliced, in order."""
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+        self._again = loop.timer(0)
+        self._dirty: list[Transport] = []
+
+    def add(self, transport: Transport) -> None:
+        """`transport` has its first output of this turn."""
+        if not self._dirty:
+            self._loop.run_callback(self._flush)
+        self._dirty.append(transport)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        until = perf_counter() + SLICE_S
+        for index, transport in enumerate(dirty):
+            transport.flush()
+            if not index & 63 and perf_counter() > until:
+                self._dirty = dirty[index + 1 :] + self._dirty
+                if self._dirty:
+                    self._again.start(self._flush)
+                return
+
+
+class Reactor:
+    """What all transports of a worker share. `limit` is how many bytes may wait for one peer, `transports` are all."""
+
+    __slots__ = ("flusher", "limit", "log", "loop", "transports", "wheel")
+
+    def __init__(self, loop: Any, log: Logger, limit: int) -> None:
+        self.loop = loop
+        self.log = log
+        self.limit = limit
+        self.wheel = Wheel()
+        self.flusher = Flusher(loop)
+        self.transports: set[Transport] = set()
+
+
+class Transport:
+    """`protocol` is told what happens; it may be replaced at any time."""
+
+    __slots__ = ("_closing", "_out", "_queue", "_reader", "_size", "_writer", "check_at", "protocol", "reactor", "sock")
+
+    protocol: ConnectionProtocol
+
+    def __init__(self, sock: Socket, reactor: Reactor) -> None:
+        self.sock = sock
+        self.reactor = reactor
+        self.check_at = 0
+        self._out: list[bytes] | None = None  # queued during this turn
+        self._queue: deque[bytes] | None = None  # refused by the kernel; then nothing is in _out
+        self._size = 0  # bytes in the queue
+        self._closing = False
+        self._reader = reactor.loop.io(sock.fileno(), READ)
+        self._writer: Any = None
+        reactor.transports.add(self)
+
+    def start(self, protocol: ConnectionProtocol) -> None:
+        """Begin to read, for `protocol`."""
+        self.protocol = protocol
+        self.resume_reading()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` or `abort` has been called, or the peer has gone."""
+        return self._closing
+
+    @property
+    def reading(self) -> bool:
+        """Whether the peer is listened to."""
+        return bool(self._reader.active)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the kernel has refused so far."""
+        return self._size
+
+    def pause_reading(self) -> None:
+        """Leave what comes in the kernel."""
+        self._reader.stop()
+
+    def resume_reading(self) -> None:
+        """Read again, unless the connection is gone."""
+        if self.sock.fileno() >= 0 and not self._reader.active:
+            self._reader.start(self._readable)
+
+    def check_after(self, seconds: int) -> None:
+        """Have the protocol checked in that time, instead of at the check that was due."""
+        wheel = self.reactor.wheel
+        wheel.schedule(self, wheel.now + seconds)
+
+    def check(self, now: int) -> int:
+        """The wheel's call."""
+        try:
+            return self.protocol.check(now)
+        except Exception:
+            self.reactor.log.exception("a connection has failed")
+            self.abort()
+            return 0
+
+    # --- output ------------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Queue `data`. Order is kept; nothing is written after `close`."""
+        if self._closing:
+            return
+        if self._out is not None:
+            self._out.append(data)
+        elif self._queue is None:
+            self._out = [data]
+            self.reactor.flusher.add(self)
+        else:
+            self._size += len(data)
+            self._queue.append(data)
+            if self._size > self.reactor.limit:
+                self.protocol.overflowed()
+
+    def flush(self) -> None:
+        """Give the kernel what was queued during this turn."""
+        out, self._out = self._out, None
+        if out is None:
+            return
+        data = b"".join(out)
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.abort()
+            return
+        if sent < len(data):
+            self._wait(data[sent:])
+        elif self._closing:
+            self._shut()
+
+    def _wait(self, rest: bytes) -> None:
+        """The kernel is full: keep the rest until it is not."""
+        self._queue = deque((rest,))
+        self._size = len(rest)
+        self._writer = self.reactor.loop.io(self.sock.fileno(), WRITE)
+        self._writer.start(self._writable)
+        if self._size > self.reactor.limit:
+            self.protocol.overflowed()
+
+    def _writable(self) -> None:
+        queue = self._queue
+        assert queue is not None
+        parts, size = [], 0
+        while queue and size < CHUNK:
+            parts.append(queue.popleft())
+            size += len(parts[-1])
+        data = b"".join(parts)
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.abort()
+            return
+        self._size -= sent
+        if sent < size:
+            queue.appendleft(data[sent:])
+        elif not queue:
+            self._queue = None
+            self._stop_writing()
+            if self._closing:
+                self._shut()
+            else:
+                self.protocol.drained()
+
+    def _stop_writing(self) -> None:
+        self._writer.stop()
+        self._writer.close()
+        self._writer = None
+
+    # --- input -------------------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        try:
+            data = self.sock.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.abort()
+            return
+        try:
+            if data:
+                self.received(data)
+            else:
+                self._reader.stop()
+                self.protocol.ended()
+        except Exception:  # a defect of ours costs this connection, and no other
+            self.reactor.log.exception("a connection has failed")
+            self.abort()
+
+    def received(self, data: bytes) -> None:
+        """Bytes from the kernel, for the protocol."""
+        self.protocol.received(data)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self, linger_s: int = LINGER_S) -> None:
+        """Send what is queued, say that no more will come, and give the peer a moment to read it."""
+        if self._closing:
+            return
+        self._closing = True
+        protocol, self.protocol = self.protocol, _Gone(self)
+        self.resume_reading()
+        self.check_after(linger_s)
+        if self._out is None and self._queue is None:
+            self._shut()
+        protocol.lost()
+
+    def cut(self, last: bytes) -> None:
+        """Close a connection whose peer does not read: forget what waits for it, but for what is half sent, and `last`."""
+        if self._queue is not None and not self._closing:
+            self._queue = deque((self._queue[0], last))
+            self._size = len(self._queue[0]) + len(last)
+        self.close(CUT_S)
+
+    def _shut(self) -> None:
+        try:
+            self.sock.shutdown(SHUT_WR)
+        except OSError:
+            self.abort()
+
+    def abort(self) -> None:
+        """Cut the connection now. Harmless when repeated."""
+        if self.sock.fileno() < 0:
+            return
+        self.reactor.wheel.cancel(self)
+        self.reactor.transports.discard(self)
+        self._closing = True
+        self._out = self._queue = None
+        self._size = 0
+        self._reader.stop()
+        self._reader.close()
+        if self._writer is not None:
+            self._stop_writing()
+        self.sock.close()
+        protocol, self.protocol = self.protocol, _Gone(self)
+        protocol.lost()
+
+
+class TlsTransport(Transport):
+    """The same with TLS in between. The handshake happens on the way, bounded by the protocol's first deadline."""
+
+    __slots__ = ("_incoming", "_outgoing", "_ready", "_tls")
+
+    def __init__(self, sock: Socket, reactor: Reactor, context: ssl.SSLContext) -> None:
+        super().__init__(sock, reactor)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._ready = False
+
+    def write(self, data: bytes) -> None:
+        """Encrypt and queue; what waits for a slow peer is ciphertext."""
+        if not self._closing and self._ready:
+            self._tls.write(data)
+            super().write(self._outgoing.read())
+
+    def received(self, data: bytes) -> None:
+        """Ciphertext from the kernel."""
+        self._incoming.write(data)
+        try:
+            if not self._ready:
+                self._tls.do_handshake()
+                self._ready = True
+            while not self._closing and (plain := self._tls.read(CHUNK)):
+                self._send_ciphertext()
+                self.protocol.received(plain)
+        except ssl.SSLWantReadError:
+            self._send_ciphertext()
+        except ssl.SSLZeroReturnError:
+            self.protocol.ended()
+        except ssl.SSLError:
+            self._send_ciphertext()  # the alert that says what was wrong
+            self.close()
+
+    def _send_ciphertext(self) -> None:
+        data = self._outgoing.read()
+        if data:
+            super().write(data)
+
+    def cut(self, last: bytes) -> None:
+        """Records that have been encrypted cannot be forgotten: the end must be abrupt."""
+        self.abort()
+
+    def close(self, linger_s: int = LINGER_S) -> None:
+        """As above, with a close_notify before the end."""
+        if not self._closing and self._ready:
+            try:
+                self._tls.unwrap()
+            except ssl.SSLError:
+                pass  # the peer's close_notify is not waited for
+            self._send_ciphertext()
+        super().close(linger_s)

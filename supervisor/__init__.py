@@ -1,0 +1,1 @@
+"""What runs in the master: the command line, the arbiter. Imported as `resonate.supervisor`."""
