@@ -1,0 +1,55 @@
+"""Fixtures of the system tests: one server for a module, fresh clients for a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import Client
+from tests.support.rest import Rest
+from tests.support.server import Server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`resonate start` with one app (app1, key1, secret1) and defaults; shared by the tests of a module."""
+    with Server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture()
+def connect(server: Server) -> Iterator[Callable[..., Client]]:
+    """Makes established clients of the module's server and closes them after the test."""
+    clients: list[Client] = []
+
+    def new(path: str = "/app/key1", headers: str = "") -> Client:
+        clients.append(Client(server.host, server.port, path, headers).established())
+        return clients[-1]
+
+    yield new
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture()
+def rest(server: Server) -> Iterator[Rest]:
+    """A REST connection to the module's server."""
+    caller = Rest(server.host, server.port)
+    yield caller
+    caller.close()
+
+
+@pytest.fixture()
+def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts further servers with settings of their own; all are stopped after the test."""
+    running: list[Server] = []
+
+    def new(**options: object) -> Server:
+        running.append(Server(tmp_path / f"server-{len(running)}", **options))  # type: ignore[arg-type]
+        return running[-1].__enter__()
+
+    yield new
+    for server in running:
+        server.stop()

@@ -1,0 +1,1 @@
+"""What tests share: a real server process, a plain Pusher client, signed REST calls."""

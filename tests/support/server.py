@@ -1,0 +1,139 @@
+"""Starts the real server as a process of its own, on a free port and in a private directory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tests.support.eventually import eventually
+
+ONE_APP: dict[str, object] = {"app_id": "app1", "key": "key1", "secret": "secret1"}
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def toml(value: object) -> str:
+    """A TOML inline value."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml(item) for item in value) + "]"
+    return repr(value) if isinstance(value, int | float) else '"' + str(value).replace("\\", "\\\\") + '"'
+
+
+def configuration(apps: Sequence[Mapping[str, object]], server: Mapping[str, object]) -> str:
+    """The text of a resonate.toml with these apps and these keys below `servers.reverb`."""
+    lines = ["[servers.reverb]", *(f"{key} = {toml(value)}" for key, value in server.items())]
+    lines += ["[apps]", 'provider = "config"', f"apps = {toml(list(apps))}"]
+    return "\n".join(lines) + "\n"
+
+
+class Server:
+    """A running server; a context manager that leaves no process behind.
+
+    `command` None means `resonate start`; otherwise the words after the interpreter's directory, such as
+    ``["gunicorn", "-k", "resonate.worker", "--bind", "127.0.0.1:{port}", "resonate:app"]``.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        apps: Sequence[Mapping[str, object]] = (ONE_APP,),
+        server: Mapping[str, object] | None = None,
+        command: Sequence[str] | None = None,
+        arguments: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        up: str = "/up",
+        scheme: str = "http",
+    ) -> None:
+        self.port = free_port()
+        self.host = "127.0.0.1"
+        self.directory = directory
+        self.scheme = scheme
+        self.up = up
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "resonate.toml").write_text(configuration(apps, server or {}))
+        words = command or ["resonate", "start", "--host", "127.0.0.1", "--port", "{port}"]
+        words = [word.replace("{port}", str(self.port)) for word in [*words, *arguments]]
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("REVERB_", "RESONATE_", "REDIS_"))}
+        root = str(Path(__file__).parents[2])
+        self._log = (directory / "log").open("wb")
+        self.process = subprocess.Popen(
+            [str(BIN / words[0]), *words[1:]],
+            cwd=directory,
+            env={**clean, "PYTHONUNBUFFERED": "1", "PYTHONPATH": clean.get("PYTHONPATH", root), **(env or {})},
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Server:
+        try:
+            eventually(self._ready, within=30)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _ready(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
+        try:
+            with socket.create_connection((self.host, self.port), timeout=5) as probe:
+                if self.scheme == "https":
+                    return True
+                probe.sendall(f"GET {self.up} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
+                return b" 200 " in probe.recv(4096)
+        except OSError:
+            return False
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+    def log(self) -> str:
+        """Everything that the process has written so far."""
+        return (self.directory / "log").read_text(errors="replace")
+
+    def workers(self) -> list[int]:
+        """Process ids of the children of the master."""
+        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in found]
+
+    def stop(self, sig: int = signal.SIGTERM, within: float = 40) -> int:
+        """Signal the master, wait until it has gone, and return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        try:
+            return self.process.wait(within)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End whatever is left of the process group."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        self._log.close()
