@@ -35,6 +35,8 @@ class WebSocketError(ResonateError):
 class HttpError(ResonateError):
     """A request that is answered with an error status. `close`: the connection cannot be used after it."""
 
-    def __init__(self, status: int, message: str, *, headers: tuple[tuple[str, str], ...] = (), close: bool = False) -> None:
+    def __init__(
+        self, status: int, message: str, *, headers: tuple[tuple[str, str], ...] = (), close: bool = False
+    ) -> None:
         self.status, self.message, self.headers, self.close = status, message, headers, close
         super().__init__(f"{status} {message}")

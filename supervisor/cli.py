@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from resonate.supervisor.arbiter import Application, check_address, exit_with
+
 from resonate import __version__, config
 from resonate.errors import ConfigurationError
-from resonate.server import logs, tls
-from resonate.supervisor.arbiter import Application, check_address, exit_with
+from resonate.server import tls
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

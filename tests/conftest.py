@@ -19,7 +19,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture()
+@pytest.fixture
 def connect(server: Server) -> Iterator[Callable[..., Client]]:
     """Makes established clients of the module's server and closes them after the test."""
     clients: list[Client] = []
@@ -33,7 +33,7 @@ def connect(server: Server) -> Iterator[Callable[..., Client]]:
         client.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def rest(server: Server) -> Iterator[Rest]:
     """A REST connection to the module's server."""
     caller = Rest(server.host, server.port)
@@ -41,7 +41,7 @@ def rest(server: Server) -> Iterator[Rest]:
     caller.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Starts further servers with settings of their own; all are stopped after the test."""
     running: list[Server] = []

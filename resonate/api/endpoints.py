@@ -67,9 +67,7 @@ def publish_batch(call: Call) -> Endpoint:
     if all(event.info is None for event in batch):
         return _BATCH_DONE
     answers = zip(batch, infos, strict=True)
-    return json_response(
-        {"batch": [attributes(event.channels[0], info, event.info or []) for event, info in answers]}
-    )
+    return json_response({"batch": [attributes(event.channels[0], info, event.info or []) for event, info in answers]})
 
 
 def publish_to_user(call: Call) -> Endpoint:

@@ -12,7 +12,7 @@ from resonate.http import Response, json_response
 Errors = dict[str, list[str]]
 
 
-class Invalid(Exception):
+class InvalidError(Exception):
     """The body breaks rules; `response` is the 422 that names each field."""
 
     def __init__(self, errors: Errors) -> None:
@@ -40,38 +40,40 @@ def body(raw: bytes) -> dict[str, Any]:
 
 
 def event(data: dict[str, Any]) -> Event:
-    """An event of `POST /events`. Raises Invalid."""
+    """An event of `POST /events`. Raises InvalidError."""
     errors: Errors = {}
     _string(errors, data, "name", required=True)
     _string(errors, data, "data", required=True)
     channels = _channels(errors, data)
     _optional_strings(errors, data, "")
     if errors:
-        raise Invalid(errors)
+        raise InvalidError(errors)
     return Event(data["name"], data["data"], channels, data.get("socket_id"), _info(data))
 
 
 def user_event(data: dict[str, Any], channel: str) -> Event:
-    """An event of `POST /users/{user}/events`. Raises Invalid."""
+    """An event of `POST /users/{user}/events`. Raises InvalidError."""
     errors: Errors = {}
     _string(errors, data, "name", required=True)
     _string(errors, data, "data", required=True)
     if errors:
-        raise Invalid(errors)
+        raise InvalidError(errors)
     return Event(data["name"], data["data"], [channel], None, None)
 
 
 def batch(data: dict[str, Any]) -> list[Event]:
-    """The events of `POST /batch_events`. Raises Invalid when any of them breaks a rule: all or none."""
+    """The events of `POST /batch_events`. Raises InvalidError when any of them breaks a rule: all or none."""
     items = data.get("batch")
     if _empty(items):
-        raise Invalid({"batch": ["The batch field is required."]})
+        raise InvalidError({"batch": ["The batch field is required."]})
     if not isinstance(items, list):
-        raise Invalid({"batch": ["The batch field must be an array."]})
+        raise InvalidError({"batch": ["The batch field must be an array."]})
     errors: Errors = {}
-    checked = [_batch_item(errors, item if isinstance(item, dict) else {}, f"batch.{i}.") for i, item in enumerate(items)]
+    checked = [
+        _batch_item(errors, item if isinstance(item, dict) else {}, f"batch.{i}.") for i, item in enumerate(items)
+    ]
     if errors:
-        raise Invalid(errors)
+        raise InvalidError(errors)
     return [
         Event(item["name"], item["data"], [item["channel"]], item.get("socket_id"), _info(item)) for item in checked
     ]

@@ -73,8 +73,10 @@ def _apps(trees: list[Any], source: str, variables: Mapping[str, Value], notices
         for app in matching:
             app |= given
         if not matching:
-            notices.append(f"the variables of one app ({', '.join(value.key for value in given.values())}) are ignored: "
-                           "the file has several apps, and REVERB_APP_ID names none of them")
+            notices.append(
+                f"the variables of one app ({', '.join(value.key for value in given.values())}) are ignored: "
+                "the file has several apps, and REVERB_APP_ID names none of them"
+            )
     return tuple(_app(app, f"apps.apps[{index}].") for index, app in enumerate(values))
 
 
@@ -103,7 +105,9 @@ def _parse(keys: Mapping[str, Key], values: Mapping[str, Value]) -> dict[str, An
         try:
             result = key.parse(value.raw)
         except ValueError as error:
-            raise ConfigurationError(value.key, str(error), source=value.source, value=_shown(name, value.raw)) from None
+            raise ConfigurationError(
+                value.key, str(error), source=value.source, value=_shown(name, value.raw)
+            ) from None
         if key.field is not None:
             parsed[key.field] = result
     return parsed

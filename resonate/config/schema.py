@@ -134,9 +134,7 @@ APP: Final[dict[str, Key]] = {
     "activity_timeout": Key("activity_timeout", "REVERB_APP_ACTIVITY_TIMEOUT", integer),
     "max_connections": Key("max_connections", "REVERB_APP_MAX_CONNECTIONS", optional_integer),
     "max_message_size": Key("max_message_size", "REVERB_APP_MAX_MESSAGE_SIZE", integer),
-    "accept_client_events_from": Key(
-        "accept_client_events_from", "REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM", text
-    ),
+    "accept_client_events_from": Key("accept_client_events_from", "REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM", text),
     "rate_limiting.enabled": Key("enabled", "REVERB_APP_RATE_LIMITING_ENABLED", flag),
     "rate_limiting.max_attempts": Key("max_attempts", "REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS", integer),
     "rate_limiting.decay_seconds": Key("decay_seconds", "REVERB_APP_RATE_LIMIT_DECAY_SECONDS", integer),

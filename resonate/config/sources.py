@@ -39,7 +39,7 @@ def environment(directory: Path) -> dict[str, Value]:
 def configuration_file(directory: Path, named: Value | None) -> Path | None:
     """The file to read: the one that was named, else the first of the usual ones that is there, else none."""
     if named is not None:
-        path = directory / named.raw
+        path = directory / str(named.raw)
         if not path.is_file():
             raise ConfigurationError(named.key, "no such file", source=named.source, value=named.raw)
         return path
@@ -65,9 +65,7 @@ def flatten(tree: Any, known: Mapping[str, Any], source: str, prefix: str) -> di
     return found
 
 
-def _walk(
-    tree: Any, path: str, known: Mapping[str, Any], source: str, prefix: str, found: dict[str, Value]
-) -> None:
+def _walk(tree: Any, path: str, known: Mapping[str, Any], source: str, prefix: str, found: dict[str, Value]) -> None:
     if not isinstance(tree, dict):
         raise ConfigurationError(f"{prefix}{path.rstrip('.')}", "must be a table", source=source, value=tree)
     for name, value in tree.items():

@@ -1,9 +1,10 @@
 """Reads the requests of one connection, one after another.
 
 llhttp (httptools) checks the syntax and refuses the shapes that smuggle a second request past a proxy; it knows no
-limits, and does not say where a request ends. So a head is cut out of the buffer first, at its empty line, and given to
-llhttp alone. A body of known length is cut out likewise. A chunked one can end only at an empty line: it is fed in pieces
-that end at those. What lies behind a request is thus known to the byte, which is what handing it to somebody else needs.
+limits, and does not say where a request ends. So a head is cut out of the buffer first, at its empty line, and given
+to llhttp alone. A body of known length is cut out likewise. A chunked one can end only at an empty line: it is fed in
+pieces that end at those. What lies behind a request is thus known to the byte, which is what handing it to somebody
+else needs.
 """
 
 from __future__ import annotations

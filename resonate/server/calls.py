@@ -7,7 +7,7 @@ from logging import Logger
 from typing import Any
 
 from resonate.api import Endpoint
-from resonate.api.validation import Invalid
+from resonate.api.validation import InvalidError
 from resonate.errors import HttpError
 from resonate.http import Response, error_response
 from resonate.messages import Answer, Request
@@ -51,10 +51,10 @@ class Calls:
 
     def _advance(self, running: _Running, answers: list[Any] | None) -> None:
         try:
-            requests = running.endpoint.send(answers)
+            requests = next(running.endpoint) if answers is None else running.endpoint.send(answers)
         except StopIteration as end:
             running.respond(end.value)
-        except Invalid as invalid:
+        except InvalidError as invalid:
             running.respond(invalid.response)
         except HttpError as error:
             running.respond(error_response(error))

@@ -1,7 +1,7 @@
 """The hosted WSGI application: one request at a time of a connection, through gunicorn's own request handling.
 
-A transport is lent to a greenlet that sees it as a blocking socket. Afterwards the connection goes back to HTTP, with the
-bytes that were read beyond the request, or is closed.
+A transport is lent to a greenlet that sees it as a blocking socket. Afterwards the connection goes back to HTTP, with
+the bytes that were read beyond the request, or is closed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from resonate.websocket import accept_upgrade
 #: ever, as under gunicorn's gevent worker. Clients that are gone are noticed all the same.
 READ_TIMEOUT_S: Final = None
 
-_BUSY = HttpError(503, "The application is at its limit of concurrent requests.", headers=(("Retry-After", "1"),), close=True)
+_BUSY = HttpError(
+    503, "The application is at its limit of concurrent requests.", headers=(("Retry-After", "1"),), close=True
+)
 
 WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -195,7 +197,7 @@ class Hosting:
                 return None
             while request.body.read(CHUNK):
                 pass
-            return parser.unreader.buf.getvalue() + stream.rest()
+            return bytes(parser.unreader.buf.getvalue()) + stream.rest()
         except (NoMoreData, StopIteration, ConnectionError, TimeoutError):
             return None
         except OSError as error:  # as when the peer's address is asked for after a reset
@@ -247,7 +249,9 @@ class HostedWebSocket(WebSocket):  # type: ignore[misc]
         """Answer the handshake. Raises HttpError when it is not a proper one."""
         if not self.accepted:
             headers = {
-                key[5:].lower().replace("_", "-"): value for key, value in self.environ.items() if key.startswith("HTTP_")
+                key[5:].lower().replace("_", "-"): value
+                for key, value in self.environ.items()
+                if key.startswith("HTTP_")
             }
             version = self.environ["SERVER_PROTOCOL"].removeprefix("HTTP/")
             self.raw_write(accept_upgrade(self.environ["REQUEST_METHOD"], version, headers))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from time import time
 from typing import Final
 
-import orjson
-
 from resonate.errors import HttpError, PusherError
 from resonate.http import (
     Continue,
@@ -45,7 +43,9 @@ class HttpConnection:
         self._reader = RequestReader(context.claims, context.settings.server.max_request_size)
         self._busy: Request | None = None  # the request that is being answered
         self._half_closed = False
-        self._since = context.reactor.wheel.now  # the tick at which the present wait began: for a head, a body, a request
+        self._since = (
+            context.reactor.wheel.now
+        )  # the tick at which the present wait began: for a head, a body, a request
 
     def open(self) -> None:
         """A fresh connection: the first request must come in time."""

@@ -51,7 +51,7 @@ class Client(Protocol):
 
 
 class Hub:
-    """`send` takes a request to its shard, `answer` takes what REST calls wait for, `trace` is told of each broadcast."""
+    """`send` takes a request to its shard, `answer` what REST calls wait for; `trace` is told of each broadcast."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The way from this worker to the shards. With one worker the shard lives in the same process and is called directly."""
+"""The way from this worker to the shards. With one worker the shard is in the same process, and called directly."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from _socket import socket as Socket
+from _socket import SocketType
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Listener:
     """`opened` is given each new socket, non-blocking."""
 
-    def __init__(self, sock: Socket, reactor: Reactor, opened: Callable[[Socket], None]) -> None:
+    def __init__(self, sock: SocketType, reactor: Reactor, opened: Callable[[SocketType], None]) -> None:
         self._sock = sock
         self._reactor = reactor
         self._opened = opened
@@ -45,7 +45,7 @@ class Listener:
             except OSError as error:
                 self._failed(error)
                 return
-            sock = Socket(listening.family, listening.type, listening.proto, fileno=descriptor)
+            sock = SocketType(listening.family, listening.type, listening.proto, fileno=descriptor)
             sock.setblocking(False)
             self._opened(sock)
 

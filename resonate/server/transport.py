@@ -7,8 +7,7 @@ kept, up to a limit; a peer that is slower than that is cut off, and nobody else
 from __future__ import annotations
 
 import ssl
-from _socket import SHUT_WR
-from _socket import socket as Socket
+from _socket import SHUT_WR, SocketType
 from collections import deque
 from logging import Logger
 from time import perf_counter
@@ -129,7 +128,7 @@ class Transport:
 
     protocol: ConnectionProtocol
 
-    def __init__(self, sock: Socket, reactor: Reactor) -> None:
+    def __init__(self, sock: SocketType, reactor: Reactor) -> None:
         self.sock = sock
         self.reactor = reactor
         self.check_at = 0
@@ -298,7 +297,7 @@ class Transport:
         protocol.lost()
 
     def cut(self, last: bytes) -> None:
-        """Close a connection whose peer does not read: forget what waits for it, but for what is half sent, and `last`."""
+        """Close on a peer that does not read: forget what waits for it, but for what is half sent, and say `last`."""
         if self._queue is not None and not self._closing:
             self._queue = deque((self._queue[0], last))
             self._size = len(self._queue[0]) + len(last)
@@ -333,7 +332,7 @@ class TlsTransport(Transport):
 
     __slots__ = ("_incoming", "_outgoing", "_ready", "_tls")
 
-    def __init__(self, sock: Socket, reactor: Reactor, context: ssl.SSLContext) -> None:
+    def __init__(self, sock: SocketType, reactor: Reactor, context: ssl.SSLContext) -> None:
         super().__init__(sock, reactor)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from _socket import socket as Socket
+from _socket import SocketType
 from typing import Any, Final
 
 import gevent
@@ -19,7 +19,6 @@ from gunicorn.workers.ggevent import GeventWorker
 from resonate import config
 from resonate.api import Api
 from resonate.errors import ConfigurationError
-from resonate.messages import Answer, Request
 from resonate.server import logs, tls
 from resonate.server.calls import Calls
 from resonate.server.console import WorkerConsole
@@ -168,7 +167,7 @@ class ResonateWorker(GeventWorker):  # type: ignore[misc]
         """What is done with a new socket."""
         reactor, tls_context = context.reactor, self._tls(settings)
 
-        def opened(sock: Socket) -> None:
+        def opened(sock: SocketType) -> None:
             transport = Transport(sock, reactor) if tls_context is None else TlsTransport(sock, reactor, tls_context)
             connection = HttpConnection(context, transport)
             transport.start(connection)
@@ -188,14 +187,16 @@ class ResonateWorker(GeventWorker):  # type: ignore[misc]
 
         def housekeeping() -> None:
             context.link.prune()
-            context.log.debug("%d connections, %d WebSockets", len(context.reactor.transports), len(context.hub.clients))
+            context.log.debug(
+                "%d connections, %d WebSockets", len(context.reactor.transports), len(context.hub.clients)
+            )
 
         clock.start(wheel.advance)
         broom.start(housekeeping)
         return [clock, broom]
 
 
-def _raw(listening: Any) -> Socket:
+def _raw(listening: Any) -> SocketType:
     """gunicorn's socket without its wrappers."""
     family, kind, proto = listening.family, listening.type, listening.proto
-    return Socket(family, kind & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC), proto, fileno=listening.detach())
+    return SocketType(family, kind & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC), proto, fileno=listening.detach())

@@ -16,7 +16,7 @@ _UPGRADE = (("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket
 def accept_upgrade(method: str, version: str, headers: Mapping[str, str]) -> bytes:
     """Return the whole 101 answer, or raise HttpError with the refusal.
 
-    `version` is "1.1"; `headers` have lower-case names. No subprotocol and no extension is ever agreed to, as in Reverb.
+    `version` is "1.1"; `headers` have lower-case names. No subprotocol and no extension is agreed to, as in Reverb.
     """
     if method not in ("GET", "HEAD"):
         raise HttpError(405, "Method not allowed.", headers=(("Allow", "GET"),))

@@ -28,7 +28,9 @@ class Frame(NamedTuple):
         return json.loads(self.payload)
 
 
-def frame(payload: bytes, opcode: int = TEXT, fin: bool = True, rsv: int = 0, mask: bytes | None = b"\x01\x02\x03\x04") -> bytes:
+def frame(
+    payload: bytes, opcode: int = TEXT, fin: bool = True, rsv: int = 0, mask: bytes | None = b"\x01\x02\x03\x04"
+) -> bytes:
     """A client frame; `mask` None sends it unmasked, `rsv` is the three reserved bits as a number."""
     head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
     bit, size = (0x80 if mask is not None else 0), len(payload)
@@ -44,7 +46,7 @@ def frame(payload: bytes, opcode: int = TEXT, fin: bool = True, rsv: int = 0, ma
     return head + mask + (int.from_bytes(payload, "big") ^ int.from_bytes(stream, "big")).to_bytes(size, "big")
 
 
-class Closed(Exception):
+class Closed(Exception):  # noqa: N818 - a fact, not a fault
     """The server closed the TCP connection."""
 
 
@@ -87,7 +89,9 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _fill(self) -> None:

@@ -51,7 +51,9 @@ def signed(
 class Rest:
     """One keep-alive connection to the REST API of one app."""
 
-    def __init__(self, host: str, port: int, app: str = "app1", key: str = "key1", secret: str = "secret1", prefix: str = "") -> None:
+    def __init__(
+        self, host: str, port: int, app: str = "app1", key: str = "key1", secret: str = "secret1", prefix: str = ""
+    ) -> None:
         self.app, self.key, self.secret, self.prefix = app, key, secret, prefix
         self.connection = http.client.HTTPConnection(host, port, timeout=20)
 

@@ -71,7 +71,9 @@ class Server:
         (directory / "resonate.toml").write_text(configuration(apps, server or {}))
         words = command or ["resonate", "start", "--host", "127.0.0.1", "--port", "{port}"]
         words = [word.replace("{port}", str(self.port)) for word in [*words, *arguments]]
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("REVERB_", "RESONATE_", "REDIS_"))}
+        clean = {
+            key: value for key, value in os.environ.items() if not key.startswith(("REVERB_", "RESONATE_", "REDIS_"))
+        }
         root = str(Path(__file__).parents[2])
         self._log = (directory / "log").open("wb")
         self.process = subprocess.Popen(
@@ -92,7 +94,9 @@ class Server:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def _ready(self) -> bool:

@@ -1,0 +1,63 @@
+# make run     start the server with generated credentials
+# make test    install what tests need, and run all of them
+# make check   ruff, mypy --strict, import-linter
+# make bench   the figures of docs/performance.md, measured here
+# make soak    20 minutes of churn: does memory come back?
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Packages of the index are addressed by name only; `make PIP_FLAGS=...` adds options such as a mirror.
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
+
+.PHONY: run test check bench soak test-deps clean
+
+run: $(VENV)/.installed
+	@$(BIN)/python -m resonate.supervisor.demo
+
+test: $(VENV)/.tested test-deps
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+check: $(VENV)/.checked build/tree
+	$(BIN)/ruff check .
+	cd build/tree && ../../$(BIN)/mypy --config-file ../../setup.cfg
+	cd build/tree && ../../$(BIN)/lint-imports --config ../../setup.cfg
+
+bench: $(VENV)/.tested
+	$(BIN)/python tests/bench/run.py $(BENCH_FLAGS)
+
+soak: $(VENV)/.tested
+	$(BIN)/python tests/bench/soak.py $(SOAK_FLAGS)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.tested: setup.cfg | $(VENV)/bin/python
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.checked: setup.cfg | $(VENV)/bin/python
+	$(PIP) --editable '.[check]'
+	@touch $@ $(VENV)/.installed
+
+# What is not Python: Debian's Chromium, Node, and the JavaScript clients from npm.
+test-deps: tests/clients/node_modules/.installed
+	@ops/test-packages
+
+tests/clients/node_modules/.installed: tests/clients/package.json
+	@ops/test-packages
+	cd tests/clients && npm install --no-audit --no-fund --no-package-lock --loglevel=error
+	@touch $@
+
+# `supervisor/` is the package resonate.supervisor: static tools need to see it where it will be imported from.
+build/tree: $(wildcard resonate/*) supervisor
+	@rm -rf build/tree && mkdir -p build/tree/resonate
+	@ln -s $(CURDIR)/resonate/* build/tree/resonate/
+	@ln -s $(CURDIR)/supervisor build/tree/resonate/supervisor
+
+clean:
+	rm -rf build .venv tests/clients/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
