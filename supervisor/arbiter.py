@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import sys
@@ -17,16 +18,14 @@ from resonate.settings import Settings
 
 #: Seconds that a worker may take beyond its drain time-out before it is killed.
 GRACE_S = 5
-#: What the environment may hold for gunicorn's own start; it is not ours to obey.
-_OPTIONS_GUNICORN_HAS_ADDED = {"control_socket_disable": True}
 
 
 class Application(BaseApplication):  # type: ignore[misc]
-    """gunicorn's view of our settings. `settings` is what the worker serves with."""
+    """gunicorn's view of our settings. `settings` is what the worker serves with; `debug` logs each message."""
 
     def __init__(self, settings: Settings, debug: bool) -> None:
         self.settings = settings
-        self._debug = debug
+        self.debug = debug
         super().__init__()
 
     def load_default_config(self) -> None:
@@ -42,14 +41,16 @@ class Application(BaseApplication):  # type: ignore[misc]
             "worker_class": "resonate.worker",
             "workers": server.workers,
             "graceful_timeout": server.drain_timeout + GRACE_S,
-            "loglevel": "debug" if self._debug else "info",
             "proc_name": "resonate",
+            "control_socket_disable": True,  # it runs a thread in the master, which forks
         }
+        if server.log_format == "json":
+            values["logger_class"] = "resonate.server.logs.JsonLogger"
         if server.tls is not None:
             values["certfile"] = server.tls.local_cert
             values["keyfile"] = server.tls.local_pk
-        for name, value in {**values, **_OPTIONS_GUNICORN_HAS_ADDED}.items():
-            if name in self.cfg.settings:
+        for name, value in values.items():
+            if name in self.cfg.settings:  # older versions of gunicorn lack some
                 self.cfg.set(name, value)
 
     def load(self) -> Any:
@@ -72,11 +73,10 @@ class Master(Arbiter):  # type: ignore[misc]
         super().__init__(app)
 
     def setup(self, app: Application) -> None:
-        """As gunicorn's, without its dump of hundreds of settings at debug level: ours are few and documented."""
-        level, app.cfg.settings["loglevel"].value = app.cfg.loglevel, "info"
+        """As gunicorn's; debug begins after its dump of hundreds of settings: ours are few and documented."""
         super().setup(app)
-        app.cfg.settings["loglevel"].value = level
-        self.log.setup(app.cfg)
+        if app.debug:
+            self.log.error_log.setLevel(logging.DEBUG)
 
     def start(self) -> None:
         """Listen, and say where and how to stop."""
@@ -94,6 +94,16 @@ class Master(Arbiter):  # type: ignore[misc]
         self.handle_term()
 
     handle_quit = handle_int
+
+    def handle_hup(self) -> None:
+        """A reload would disconnect everybody in this version: say so instead."""
+        self.log.warning("SIGHUP is ignored: this version changes its configuration by a restart")
+
+    def handle_ttin(self) -> None:
+        """One worker holds all channels in this version."""
+        self.log.warning("the number of workers stays 1 in this version")
+
+    handle_ttou = handle_ttin
 
 
 def check_address(host: str, port: int) -> None:

@@ -49,26 +49,25 @@ class RequestReader:
     `claims` says of a path whether the request is ours; `max_body` is the longest body in bytes.
     """
 
-    __slots__ = ("_body", "_buffer", "_claims", "_continued", "_head", "_max_body", "_parser")
+    __slots__ = ("_buffer", "_chunked", "_claims", "_continued", "_max_body", "_request")
 
     def __init__(self, claims: Callable[[str], bool], max_body: int) -> None:
         self._claims = claims
         self._max_body = max_body
         self._buffer = bytearray()
-        self._head: _Head | None = None  # of the request whose body is being read
-        self._parser: httptools.HttpRequestParser | None = None  # while its body is chunked
-        self._body = 0  # framed bytes of the chunked body so far
+        self._request: Request | None = None  # whose body is being read
+        self._chunked: _ChunkedBody | None = None  # that body, when it is of unknown length
         self._continued = False
 
     @property
     def in_request(self) -> bool:
         """Whether a request has begun and not ended."""
-        return self._head is not None or bool(self._buffer)
+        return self._request is not None or bool(self._buffer)
 
     @property
     def in_body(self) -> bool:
         """Whether the head has been read and the body has not."""
-        return self._head is not None
+        return self._request is not None
 
     def feed(self, data: bytes) -> None:
         """Add what was received."""
@@ -82,7 +81,7 @@ class RequestReader:
     def next(self) -> Item | None:
         """The next thing to act upon, or None when more bytes are needed."""
         try:
-            return self._read_body() if self._head is not None else self._read_head()
+            return self._read_head() if self._request is None else self._read_body(self._request)
         except HttpError as error:
             return Refused(error)
         except (httptools.HttpParserError, ValueError) as error:
@@ -109,33 +108,26 @@ class RequestReader:
         path, query = _split(head.url)
         if not self._claims(path):
             return Foreign(self.rest())
-        head.request = Request(
-            parser.get_method().decode(), path, query, version, head.headers, b"", parser.should_keep_alive()
-        )
         del buffer[:end]
-        self._head = head
+        keep_alive = _keep_alive(version, head.headers.get("connection", ""))
+        method = parser.get_method().decode()
+        request = self._request = Request(method, path, query, version, head.headers, b"", keep_alive)
         if "transfer-encoding" in head.headers:
-            self._begin_chunked(head, parser)
-        elif head.length > self._max_body:
-            raise self._too_large(head.length)
-        return self._read_body()
+            self._chunked = _chunked_body(request)
+        elif _length(request) > self._max_body:
+            raise self._too_large(_length(request))
+        return self._read_body(request)
 
-    def _begin_chunked(self, head: _Head, parser: httptools.HttpRequestParser) -> None:
-        if head.headers["transfer-encoding"].lower() != "chunked" or head.request.version == "1.0":
-            raise HttpError(400, "Of transfer codings only chunked is understood, and from HTTP/1.1 on.", close=True)
-        self._parser, self._body = parser, 0
-
-    def _read_body(self) -> Item | None:
-        head = self._head
-        assert head is not None
-        body = self._cut_chunked(head) if self._parser is not None else self._cut(head.length)
+    def _read_body(self, request: Request) -> Item | None:
+        chunked = self._chunked
+        body = self._cut(_length(request)) if chunked is None else self._cut_chunked(chunked)
         if body is None:
-            if not self._continued and head.headers.get("expect", "").lower() == "100-continue":
+            if not self._continued and request.headers.get("expect", "").lower() == "100-continue":
                 self._continued = True
                 return Continue()
             return None
-        self._head, self._parser, self._continued = None, None, False
-        return head.request._replace(body=body) if body else head.request
+        self._request, self._chunked, self._continued = None, None, False
+        return request._replace(body=body) if body else request
 
     def _cut(self, length: int) -> bytes | None:
         buffer = self._buffer
@@ -145,18 +137,16 @@ class RequestReader:
         del buffer[:length]
         return body
 
-    def _cut_chunked(self, head: _Head) -> bytes | None:
-        parser = self._parser
-        assert parser is not None
+    def _cut_chunked(self, chunked: _ChunkedBody) -> bytes | None:
         buffer = self._buffer
         while end := _end_of_piece(buffer):
-            parser.feed_data(bytes(buffer[:end]))
+            chunked.feed(bytes(buffer[:end]))
             del buffer[:end]
-            self._body += end
-            if len(head.body) > self._max_body or self._body > self._max_body * CHUNK_OVERHEAD + MAX_HEAD:
-                raise self._too_large(len(head.body))
-            if head.complete:
-                return bytes(head.body)
+            size = len(chunked.data)
+            if size > self._max_body or chunked.framed > self._max_body * CHUNK_OVERHEAD + MAX_HEAD:
+                raise self._too_large(size)
+            if chunked.complete:
+                return bytes(chunked.data)
         return None
 
     def _too_large(self, size: int) -> HttpError:
@@ -173,40 +163,60 @@ def _end_of_piece(buffer: bytearray) -> int:
 
 
 class _Head:
-    """Collects what llhttp finds. Fields that come after the head are trailers, and are dropped."""
+    """Collects what llhttp finds in a head."""
 
-    __slots__ = ("_done", "body", "complete", "headers", "request", "url")
-
-    request: Request
+    __slots__ = ("headers", "url")
 
     def __init__(self) -> None:
         self.url = b""
         self.headers: dict[str, str] = {}
-        self.body = bytearray()
-        self.complete = False
-        self._done = False
-
-    @property
-    def length(self) -> int:
-        return int(self.headers.get("content-length", 0))
 
     def on_url(self, url: bytes) -> None:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._done:
-            return
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
 
-    def on_headers_complete(self) -> None:
-        self._done = True
+
+class _ChunkedBody:
+    """Undoes the chunked coding; what stands in trailers is dropped. `framed` counts its bytes as they came."""
+
+    __slots__ = ("_parser", "complete", "data", "framed")
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.framed = 0
+        self.complete = False
+        # The request's own parser does not read a body after `Upgrade:`, which we may well ignore. This one does.
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    def feed(self, data: bytes) -> None:
+        self.framed += len(data)
+        self._parser.feed_data(data)
 
     def on_body(self, data: bytes) -> None:
-        self.body += data
+        self.data += data
 
     def on_message_complete(self) -> None:
         self.complete = True
+
+
+def _chunked_body(request: Request) -> _ChunkedBody:
+    if request.headers["transfer-encoding"].lower() != "chunked" or request.version == "1.0":
+        raise HttpError(400, "Of transfer codings only chunked is understood, and from HTTP/1.1 on.", close=True)
+    return _ChunkedBody()
+
+
+def _length(request: Request) -> int:
+    return int(request.headers.get("content-length", 0))
+
+
+def _keep_alive(version: str, connection: str) -> bool:
+    """RFC 9112 section 9.3: later versions keep a connection unless told otherwise, HTTP/1.0 only if asked to."""
+    options = [option.strip() for option in connection.lower().split(",")]
+    return "close" not in options and (version == "1.1" or "keep-alive" in options)
 
 
 def _split(url: bytes) -> tuple[str, str]:

@@ -35,7 +35,7 @@ _WRONG_ORIGIN: Final = PusherError(4009, "Origin not allowed")
 class HttpConnection:
     """Speaks on `transport`; one request at a time, while the next ones wait in the reader or the kernel."""
 
-    __slots__ = ("_busy", "_context", "_half_closed", "_reader", "_since", "_transport")
+    __slots__ = ("_busy", "_context", "_half_closed", "_patience", "_reader", "_since", "_transport")
 
     def __init__(self, context: Context, transport: Transport) -> None:
         self._context = context
@@ -43,6 +43,7 @@ class HttpConnection:
         self._reader = RequestReader(context.claims, context.settings.server.max_request_size)
         self._busy: Request | None = None  # the request that is being answered
         self._half_closed = False
+        self._patience = context.settings.server.handshake_timeout  # seconds to wait for the beginning of a request
         self._since = (
             context.reactor.wheel.now
         )  # the tick at which the present wait began: for a head, a body, a request
@@ -130,6 +131,7 @@ class HttpConnection:
             transport.close()
             return
         self._since = self._context.reactor.wheel.now
+        self._patience = self._context.keep_alive
         if not transport.reading:  # the answer came later than the call that asked for it
             transport.resume_reading()
             self._advance()
@@ -148,6 +150,7 @@ class HttpConnection:
         transport = self._transport
         transport.protocol = self
         self._since = self._context.reactor.wheel.now
+        self._patience = self._context.keep_alive
         self.open()
         transport.resume_reading()
         if data:
@@ -221,7 +224,7 @@ class HttpConnection:
             return "body", BODY_TIMEOUT_S
         if self._reader.in_request:
             return "head", handshake_timeout
-        return "", self._context.keep_alive
+        return "", self._patience
 
 
 def _origin_host(origin: str | None) -> str | None:

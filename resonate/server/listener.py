@@ -24,15 +24,16 @@ class Listener:
         self._reactor = reactor
         self._opened = opened
         self._watcher: Any = reactor.loop.io(sock.fileno(), READ)
-        self._retry: Any = reactor.loop.timer(EXHAUSTED_PAUSE_S)
+        self._retry: Any = None  # a timer while the process is out of descriptors
         sock.setblocking(False)
         self._watcher.start(self._accept)
 
     def close(self) -> None:
         """Accept no more; this process's descriptor of the socket is closed."""
         for watcher in (self._watcher, self._retry):
-            watcher.stop()
-            watcher.close()
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
         self._sock.close()
 
     def _accept(self) -> None:
@@ -45,22 +46,34 @@ class Listener:
             except OSError as error:
                 self._failed(error)
                 return
+            if self._retry is not None:
+                self._recovered()
             sock = SocketType(listening.family, listening.type, listening.proto, fileno=descriptor)
             sock.setblocking(False)
             self._opened(sock)
 
     def _failed(self, error: OSError) -> None:
         if error.errno in _EXHAUSTED:
-            self._reactor.log.error(
-                "cannot accept connections: %s; trying again every second. Raise the limit of open files (ulimit -n, "
-                "LimitNOFILE=): %d connections are open",
-                error,
-                len(self._reactor.transports),
-            )
-            self._watcher.stop()
-            self._retry.start(self._resume)
+            self._pause(error)
         elif error.errno != errno.ECONNABORTED:
             self._reactor.log.error("cannot accept a connection: %s", error)
 
-    def _resume(self) -> None:
-        self._watcher.start(self._accept)
+    def _pause(self, error: OSError) -> None:
+        """Leave new connections in the kernel's queue for a while; said once, until it is over."""
+        if self._retry is None:
+            self._reactor.log.error(
+                "cannot accept connections: %s. %d are open; trying again every second. Raise the limit of open files "
+                "(ulimit -n, LimitNOFILE=)",
+                error,
+                len(self._reactor.transports),
+            )
+        else:
+            self._retry.close()
+        self._watcher.stop()
+        self._retry = self._reactor.loop.timer(EXHAUSTED_PAUSE_S)  # a fresh one: libev resumes one that has fired
+        self._retry.start(self._watcher.start, self._accept)
+
+    def _recovered(self) -> None:
+        self._retry.close()
+        self._retry = None
+        self._reactor.log.info("accepting connections again")

@@ -82,12 +82,12 @@ class PusherConnection:
         self._apply(self.session.connected(answer))
 
     def subscribed(self, answer: Subscribed) -> bool:
-        """The shard has put this connection on a channel; False when it has left meanwhile."""
+        """The shard has put this connection on a channel; False when it is not there any more."""
         effects = self.session.subscribed(answer)
         if effects is None:
             return False
         self._apply(effects)
-        return True
+        return not self.transport.closed
 
     def expel(self) -> None:
         """The back end wants this user's connections closed."""

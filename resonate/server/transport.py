@@ -62,7 +62,7 @@ class _Gone:
         pass
 
     def ended(self) -> None:
-        self._transport.abort()
+        pass
 
     def lost(self) -> None:
         pass
@@ -124,7 +124,19 @@ class Reactor:
 class Transport:
     """`protocol` is told what happens; it may be replaced at any time."""
 
-    __slots__ = ("_closing", "_out", "_queue", "_reader", "_size", "_writer", "check_at", "protocol", "reactor", "sock")
+    __slots__ = (
+        "_closing",
+        "_ended",
+        "_out",
+        "_queue",
+        "_reader",
+        "_size",
+        "_writer",
+        "check_at",
+        "protocol",
+        "reactor",
+        "sock",
+    )
 
     protocol: ConnectionProtocol
 
@@ -136,6 +148,7 @@ class Transport:
         self._queue: deque[bytes] | None = None  # refused by the kernel; then nothing is in _out
         self._size = 0  # bytes in the queue
         self._closing = False
+        self._ended = False  # the peer will send no more
         self._reader = reactor.loop.io(sock.fileno(), READ)
         self._writer: Any = None
         reactor.transports.add(self)
@@ -165,8 +178,8 @@ class Transport:
         self._reader.stop()
 
     def resume_reading(self) -> None:
-        """Read again, unless the connection is gone."""
-        if self.sock.fileno() >= 0 and not self._reader.active:
+        """Read again, unless the connection or the peer's side of it is gone."""
+        if not self._ended and self.sock.fileno() >= 0 and not self._reader.active:
             self._reader.start(self._readable)
 
     def check_after(self, seconds: int) -> None:
@@ -272,10 +285,17 @@ class Transport:
             if data:
                 self.received(data)
             else:
-                self._reader.stop()
-                self.protocol.ended()
+                self._end()
         except Exception:  # a defect of ours costs this connection, and no other
             self.reactor.log.exception("a connection has failed")
+            self.abort()
+
+    def _end(self) -> None:
+        """The peer has closed its side. What is queued for it is still sent."""
+        self._ended = True
+        self._reader.stop()
+        self.protocol.ended()
+        if self._closing and self._out is None and self._queue is None:
             self.abort()
 
     def received(self, data: bytes) -> None:
@@ -304,9 +324,12 @@ class Transport:
         self.close(CUT_S)
 
     def _shut(self) -> None:
+        """All has been sent: say so. Where the peer has said it before, that is the end."""
         try:
             self.sock.shutdown(SHUT_WR)
         except OSError:
+            self._ended = True
+        if self._ended:
             self.abort()
 
     def abort(self) -> None:
@@ -351,13 +374,14 @@ class TlsTransport(Transport):
             if not self._ready:
                 self._tls.do_handshake()
                 self._ready = True
-            while not self._closing and (plain := self._tls.read(CHUNK)):
-                self._send_ciphertext()
+            while not self._closing:
+                plain = self._tls.read(CHUNK)
+                if not plain:  # close_notify
+                    self._end()
+                    return
                 self.protocol.received(plain)
         except ssl.SSLWantReadError:
             self._send_ciphertext()
-        except ssl.SSLZeroReturnError:
-            self.protocol.ended()
         except ssl.SSLError:
             self._send_ciphertext()  # the alert that says what was wrong
             self.close()

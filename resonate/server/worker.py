@@ -42,6 +42,8 @@ GUNICORN_KEEP_ALIVE_S: Final = 2
 GC_THRESHOLD: Final = 50_000
 #: Seconds between the housekeeping of caches, and between the lines that count connections in debug.
 HOUSEKEEPING_S: Final = 60
+#: Seconds before a worker that cannot start gives the arbiter the chance to try another one.
+CRASH_PAUSE_S: Final = 1
 #: Connections told to go in one turn of a shutdown.
 DRAIN_BATCH: Final = 100
 
@@ -85,7 +87,21 @@ class ResonateWorker(GeventWorker):  # type: ignore[misc]
         """The first thing after the fork."""
         self._stopping = Event()
         self.max_requests = sys.maxsize
+        self._settings = self._load_settings()
         super().init_process()
+
+    def _load_settings(self) -> Settings:
+        """Those of `resonate start`, else what the environment and the files say now.
+
+        They were checked in the master, but may have changed before a reload: then the arbiter, which starts a worker
+        anew at once and for ever, is slowed down and told why. (Its exit codes 3 and 4 would make it give up.)
+        """
+        try:
+            return getattr(self.app, "settings", None) or config.load()
+        except ConfigurationError as error:
+            self.log.critical("the worker cannot start: %s", error)
+            time.sleep(CRASH_PAUSE_S)
+            sys.exit(1)
 
     def is_already_handled(self, respiter: Any) -> bool:
         """Whether the application has answered on its own WebSocket: the connection is used up then."""
@@ -93,7 +109,7 @@ class ResonateWorker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to stop, then close every connection properly."""
-        settings: Settings = getattr(self.app, "settings", None) or config.load()
+        settings = self._settings
         context = self._context(settings)
         self.wsgi = self._hosted(context, settings)
         opened = self._opener(context, settings)
@@ -176,9 +192,9 @@ class ResonateWorker(GeventWorker):  # type: ignore[misc]
         return opened
 
     def _tls(self, settings: Settings) -> Any:
-        if self.cfg.is_ssl:
-            return tls.gunicorn_context(self.cfg)
-        return None if settings.server.tls is None else tls.context_of(settings.server.tls)
+        if settings.server.tls is not None:
+            return tls.context_of(settings.server.tls)
+        return tls.gunicorn_context(self.cfg) if self.cfg.is_ssl else None
 
     def _timers(self, context: Context) -> list[Any]:
         """The clock of all deadlines, and housekeeping."""
