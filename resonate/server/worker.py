@@ -30,7 +30,7 @@ from resonate.server.link import LocalLink
 from resonate.server.listener import Listener
 from resonate.server.page import CONSOLE, StartPage
 from resonate.server.trace import Tracer
-from resonate.server.transport import Reactor, TlsTransport, Transport
+from resonate.server.transport import Reactor, Transport
 from resonate.settings import Settings
 from resonate.shard import Shard
 
@@ -181,10 +181,10 @@ class ResonateWorker(GeventWorker):  # type: ignore[misc]
 
     def _opener(self, context: Context, settings: Settings) -> Any:
         """What is done with a new socket."""
-        reactor, tls_context = context.reactor, self._tls(settings)
+        reactor, secure = context.reactor, self._tls(settings)
 
         def opened(sock: SocketType) -> None:
-            transport = Transport(sock, reactor) if tls_context is None else TlsTransport(sock, reactor, tls_context)
+            transport = Transport(sock, reactor) if secure is None else tls.TlsTransport(sock, reactor, secure)
             connection = HttpConnection(context, transport)
             transport.start(connection)
             connection.open()

@@ -43,6 +43,14 @@ def configuration(apps: Sequence[Mapping[str, object]], server: Mapping[str, obj
     return "\n".join(lines) + "\n"
 
 
+def _environment() -> dict[str, str]:
+    """This process's, without what would configure the server."""
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("REVERB_", "RESONATE_", "REDIS_"))
+    }
+    return {"PYTHONPATH": str(Path(__file__).parents[2]), **clean, "PYTHONUNBUFFERED": "1"}
+
+
 class Server:
     """A running server; a context manager that leaves no process behind.
 
@@ -71,20 +79,16 @@ class Server:
         (directory / "resonate.toml").write_text(configuration(apps, server or {}))
         words = command or ["resonate", "start", "--host", "127.0.0.1", "--port", "{port}"]
         words = [word.replace("{port}", str(self.port)) for word in [*words, *arguments]]
-        clean = {
-            key: value for key, value in os.environ.items() if not key.startswith(("REVERB_", "RESONATE_", "REDIS_"))
-        }
-        root = str(Path(__file__).parents[2])
-        self._log = (directory / "log").open("wb")
-        self.process = subprocess.Popen(
-            [str(BIN / words[0]), *words[1:]],
-            cwd=directory,
-            env={**clean, "PYTHONUNBUFFERED": "1", "PYTHONPATH": clean.get("PYTHONPATH", root), **(env or {})},
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with (directory / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [str(BIN / words[0]), *words[1:]],
+                cwd=directory,
+                env={**_environment(), **(env or {})},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def __enter__(self) -> Server:
         try:
@@ -140,4 +144,3 @@ class Server:
         except ProcessLookupError:
             pass
         self.process.wait()
-        self._log.close()
