@@ -50,7 +50,7 @@ test-deps: tests/clients/node_modules/.installed
 
 tests/clients/node_modules/.installed: tests/clients/package.json
 	@ops/test-packages
-	cd tests/clients && npm install --no-audit --no-fund --no-package-lock --loglevel=error
+	npm ci --prefix tests/clients --no-audit --no-fund --loglevel=error
 	@touch $@
 
 # `supervisor/` is the package resonate.supervisor: static tools need to see it where it will be imported from.

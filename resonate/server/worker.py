@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import gevent
 from gevent.event import Event
+from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from resonate import config
@@ -68,6 +69,8 @@ class ResonateWorker(GeventWorker):  # type: ignore[misc]
         if cfg.workers > 1:
             log.critical("workers = %d: this version serves with one worker; start gunicorn with -w 1", cfg.workers)
             sys.exit(2)
+        if "control_socket_disable" in cfg.settings:  # a thread of newer gunicorns, in a master that forks
+            cfg.set("control_socket_disable", True)
         if cfg.max_requests:
             log.warning("--max-requests is ignored: a restart would disconnect the clients of a worker for nothing")
 
@@ -102,6 +105,16 @@ class ResonateWorker(GeventWorker):  # type: ignore[misc]
             self.log.critical("the worker cannot start: %s", error)
             time.sleep(CRASH_PAUSE_S)
             sys.exit(1)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
+        """Answer one request with the hosted application; False when the connection cannot go on after it.
+
+        gunicorn's gevent worker forgets that answer on the way.
+        """
+        try:
+            return bool(AsyncWorker.handle_request(self, listener_name, req, sock, addr))
+        except (gevent.GreenletExit, SystemExit):
+            return False
 
     def is_already_handled(self, respiter: Any) -> bool:
         """Whether the application has answered on its own WebSocket: the connection is used up then."""
