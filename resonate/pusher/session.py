@@ -11,8 +11,6 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from resonate.errors import PusherError
 from resonate.messages import (
     Attach,
@@ -290,10 +288,7 @@ def _parse_channel_data(text: Any) -> Any:
     """The value of a JSON string from a back end; 4200 when it is none, or a bare scalar."""
     if not isinstance(text, str):
         raise INVALID_FORMAT
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        raise INVALID_FORMAT from None
+    return events.parse(text.encode())
 
 
 def _member(content: Any) -> Member:

@@ -57,12 +57,11 @@ class HttpConnection:
     def received(self, data: bytes) -> None:
         """Bytes from the transport."""
         reader = self._reader
-        if not reader.in_request:
-            self._since = self._context.reactor.wheel.now
-        in_body = reader.in_body
+        before = (reader.in_request, reader.in_body)
         reader.feed(data)
         self._advance()
-        if reader.in_body and not in_body:
+        after = (reader.in_request, reader.in_body)
+        if after > before:  # a head has begun, or a body; empty lines are neither
             self._since = self._context.reactor.wheel.now
 
     def ended(self) -> None:

@@ -51,11 +51,8 @@ class ConnectionProtocol(Protocol):
         """A deadline may have passed; returns the tick of the next check, 0 for none."""
 
 
-class _Gone:
-    """Speaks on a closed transport: drops what comes and cuts the connection when its time is over."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+class _Nobody:
+    """Speaks on a transport that is gone."""
 
     def received(self, data: bytes) -> None:
         pass
@@ -74,6 +71,19 @@ class _Gone:
 
     def drain(self) -> None:
         pass
+
+    def check(self, now: int) -> int:
+        return 0
+
+
+_NOBODY: Final = _Nobody()
+
+
+class _Lingering(_Nobody):
+    """Speaks on a closed transport: drops what comes and cuts the connection when its time is over."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     def check(self, now: int) -> int:
         self._transport.abort()
@@ -308,7 +318,7 @@ class Transport:
         if self._closing:
             return
         self._closing = True
-        protocol, self.protocol = self.protocol, _Gone(self)
+        protocol, self.protocol = self.protocol, _Lingering(self)
         self.resume_reading()
         self.check_after(linger_s)
         if self._out is None and self._queue is None:
@@ -345,5 +355,5 @@ class Transport:
         if self._writer is not None:
             self._stop_writing()
         self.sock.close()
-        protocol, self.protocol = self.protocol, _Gone(self)
+        protocol, self.protocol = self.protocol, _NOBODY  # and not a cycle: memory comes back at once
         protocol.lost()
