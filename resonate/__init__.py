@@ -11,9 +11,9 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name == "worker":
-        from resonate.server.worker import ResonateWorker
+        from resonate.server.worker import GunicornWorker
 
-        return ResonateWorker
+        return GunicornWorker
     if name == "app":
         from resonate.server.page import app
 

@@ -38,7 +38,7 @@ class Application(BaseApplication):  # type: ignore[misc]
         host = f"[{server.host}]" if ":" in server.host and not server.host.startswith("[") else server.host
         values: dict[str, Any] = {
             "bind": f"{host}:{server.port}",
-            "worker_class": "resonate.worker",
+            "worker_class": "resonate.server.worker.Worker",
             "workers": server.workers,
             "graceful_timeout": server.drain_timeout + GRACE_S,
             "proc_name": "resonate",
@@ -107,7 +107,12 @@ class Master(Arbiter):  # type: ignore[misc]
 
 
 def check_address(host: str, port: int) -> None:
-    """Raise ConfigurationError when nobody can listen there, before gunicorn tries five times and gives up."""
+    """Raise ConfigurationError when nobody can listen there, before gunicorn tries five times and gives up.
+
+    A socket that was handed down, by systemd or by another master, is not tried.
+    """
+    if "LISTEN_FDS" in os.environ or "GUNICORN_FD" in os.environ:
+        return
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:

@@ -19,7 +19,8 @@ def context_of(settings: Tls) -> ssl.SSLContext:
     try:
         context.load_cert_chain(settings.local_cert, settings.local_pk, settings.passphrase or "")
     except FileNotFoundError:
-        raise ConfigurationError("options.tls", f"no such file: {settings.local_cert} or {settings.local_pk}") from None
+        files = " or ".join(filter(None, (settings.local_cert, settings.local_pk)))
+        raise ConfigurationError("options.tls", f"no such file: {files}") from None
     except OSError as error:  # ssl.SSLError is one
         files = f"{settings.local_cert} and {settings.local_pk or 'the key in it'}"
         raise ConfigurationError("options.tls", f"{files} cannot be used: {error}") from None

@@ -49,30 +49,11 @@ CRASH_PAUSE_S: Final = 1
 DRAIN_BATCH: Final = 100
 
 
-class ResonateWorker(GeventWorker):  # type: ignore[misc]
-    """Serves the Pusher protocol and the hosted WSGI application on gunicorn's listening sockets."""
+class Worker(GeventWorker):  # type: ignore[misc]
+    """Serves the Pusher protocol and the hosted WSGI application on gunicorn's listening sockets.
 
-    @classmethod
-    def check_config(cls, cfg: Any, log: Any) -> None:
-        """gunicorn's hook in the master, before anything is forked: a bad configuration ends it with status 2."""
-        try:
-            settings = config.load()
-            if settings.server.tls is not None:
-                tls.context_of(settings.server.tls)
-        except ConfigurationError as error:
-            log.critical("%s", error)
-            sys.exit(2)
-        if settings.server.log_format == "json":
-            logs.use_json()
-        for notice in settings.notices:
-            log.warning("%s", notice)
-        if cfg.workers > 1:
-            log.critical("workers = %d: this version serves with one worker; start gunicorn with -w 1", cfg.workers)
-            sys.exit(2)
-        if "control_socket_disable" in cfg.settings:  # a thread of newer gunicorns, in a master that forks
-            cfg.set("control_socket_disable", True)
-        if cfg.max_requests:
-            log.warning("--max-requests is ignored: a restart would disconnect the clients of a worker for nothing")
+    The settings are those of the application that the arbiter runs (`resonate start`).
+    """
 
     # --- the life of the process -------------------------------------------------------------------------------------
 
@@ -90,21 +71,13 @@ class ResonateWorker(GeventWorker):  # type: ignore[misc]
         """The first thing after the fork."""
         self._stopping = Event()
         self.max_requests = sys.maxsize
-        self._settings = self._load_settings()
+        self._settings = self.load_settings()
         super().init_process()
 
-    def _load_settings(self) -> Settings:
-        """Those of `resonate start`, else what the environment and the files say now.
-
-        They were checked in the master, but may have changed before a reload: then the arbiter, which starts a worker
-        anew at once and for ever, is slowed down and told why. (Its exit codes 3 and 4 would make it give up.)
-        """
-        try:
-            return getattr(self.app, "settings", None) or config.load()
-        except ConfigurationError as error:
-            self.log.critical("the worker cannot start: %s", error)
-            time.sleep(CRASH_PAUSE_S)
-            sys.exit(1)
+    def load_settings(self) -> Settings:
+        """What to serve."""
+        settings: Settings = self.app.settings
+        return settings
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Answer one request with the hosted application; False when the connection cannot go on after it.
@@ -223,6 +196,45 @@ class ResonateWorker(GeventWorker):  # type: ignore[misc]
         clock.start(wheel.advance)
         broom.start(housekeeping)
         return [clock, broom]
+
+
+class GunicornWorker(Worker):
+    """`gunicorn -k resonate.worker`: the settings are those of the environment and the files."""
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """gunicorn's hook in the master, before anything is forked: a bad configuration ends it with status 2."""
+        try:
+            settings = config.load()
+            if settings.server.tls is not None:
+                tls.context_of(settings.server.tls)
+        except ConfigurationError as error:
+            log.critical("%s", error)
+            sys.exit(2)
+        if settings.server.log_format == "json":
+            logs.use_json()
+        for notice in settings.notices:
+            log.warning("%s", notice)
+        if cfg.workers > 1:
+            log.critical("workers = %d: this version serves with one worker; start gunicorn with -w 1", cfg.workers)
+            sys.exit(2)
+        if "control_socket_disable" in cfg.settings:  # a thread of newer gunicorns, in a master that forks
+            cfg.set("control_socket_disable", True)
+        if cfg.max_requests:
+            log.warning("--max-requests is ignored: a restart would disconnect the clients of a worker for nothing")
+
+    def load_settings(self) -> Settings:
+        """What to serve, read anew.
+
+        It was checked in the master, but may have changed before a reload: then the arbiter, which starts a worker anew
+        at once and for ever, is slowed down and told why. (Its exit codes 3 and 4 would make it give up.)
+        """
+        try:
+            return config.load()
+        except ConfigurationError as error:
+            self.log.critical("the worker cannot start: %s", error)
+            time.sleep(CRASH_PAUSE_S)
+            sys.exit(1)
 
 
 def _raw(listening: Any) -> SocketType:
