@@ -85,6 +85,8 @@ class Master(Arbiter):  # type: ignore[misc]
         scheme = "https" if server.tls is not None else "http"
         host = server.hostname or ("127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host)  # noqa: S104
         port = self.LISTENERS[0].getsockname()[1]
+        for notice in self.app.settings.notices:
+            self.log.warning("%s", notice)
         keys = ", ".join(app.key for app in apps)
         self.log.info("Resonate is ready at %s://%s:%s%s", scheme, host, port, server.path)
         self.log.info("App key: %s. Stop with Ctrl-C or SIGTERM (pid %d).", keys, os.getpid())

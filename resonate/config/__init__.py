@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resonate.config.build import build
-from resonate.config.sources import Value, configuration_file, environment, read_file
+from resonate.config.sources import Value, configuration_file, environment, read_file, unread_file
 from resonate.settings import Settings
 
 __all__ = ["load"]
@@ -23,4 +23,5 @@ def load(options: Mapping[str, Any] | None = None, file: str | None = None, dire
     variables = environment(directory)
     named = Value(file, "command line", "--config") if file else variables.get("RESONATE_CONFIG")
     path = configuration_file(directory, named)
-    return build(read_file(path) if path else {}, str(path or ""), variables, options or {})
+    notices = [] if path else unread_file(directory)
+    return build(read_file(path) if path else {}, str(path or ""), variables, options or {}, notices)

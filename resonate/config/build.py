@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from resonate.config.schema import APP, OTHER_VARIABLES, SERVER, Key
@@ -15,13 +15,19 @@ Made = TypeVar("Made")
 _SECRETS = ("secret", "passphrase", "password", "url")
 
 
-def build(tree: Mapping[str, Any], source: str, variables: Mapping[str, Value], options: Mapping[str, Any]) -> Settings:
+def build(
+    tree: Mapping[str, Any],
+    source: str,
+    variables: Mapping[str, Value],
+    options: Mapping[str, Any],
+    notices: Sequence[str] = (),
+) -> Settings:
     """Settings of a file's tree, the environment and command-line options (`servers.reverb` keys)."""
     server_tree, app_trees = _split(tree, source)
     server = flatten(server_tree, SERVER, source, "servers.reverb.")
     server |= _from_environment(SERVER, variables)
     server |= {name: Value(value, "command line", f"--{name}") for name, value in options.items() if value is not None}
-    notices = [f"{name} is not a setting and is ignored" for name in _unknown(variables)]
+    notices = [*notices, *(f"{name} is not a setting and is ignored" for name in _unknown(variables))]
     return _make(
         Settings, {}, server=_server(server), apps=_apps(app_trees, source, variables, notices), notices=tuple(notices)
     )

@@ -12,7 +12,8 @@ from dotenv import dotenv_values
 
 from resonate.errors import ConfigurationError
 
-FILES: Final = ("resonate.toml", "config/reverb.php")
+FILE: Final = "resonate.toml"
+PHP_FILE: Final = "config/reverb.php"
 
 
 class Value(NamedTuple):
@@ -37,13 +38,21 @@ def environment(directory: Path) -> dict[str, Value]:
 
 
 def configuration_file(directory: Path, named: Value | None) -> Path | None:
-    """The file to read: the one that was named, else the first of the usual ones that is there, else none."""
+    """The file to read: the one that was named, else the usual one if it is there, else none."""
     if named is not None:
         path = directory / str(named.raw)
         if not path.is_file():
             raise ConfigurationError(named.key, "no such file", source=named.source, value=named.raw)
         return path
-    return next((directory / name for name in FILES if (directory / name).is_file()), None)
+    usual = directory / FILE
+    return usual if usual.is_file() else None
+
+
+def unread_file(directory: Path) -> list[str]:
+    """What to say of a file that looks like the configuration and is not read."""
+    if not (directory / PHP_FILE).is_file():
+        return []
+    return [f"{PHP_FILE} is not read by this version: what it sets beyond the environment belongs into {FILE}"]
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
