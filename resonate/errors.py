@@ -33,10 +33,19 @@ class WebSocketError(ResonateError):
 
 
 class HttpError(ResonateError):
-    """A request that is answered with an error status. `close`: the connection cannot be used after it."""
+    """A request that is answered with an error status.
+
+    `close`: the connection cannot be used after it. `body` is JSON to answer in place of `{"error": message}`.
+    """
 
     def __init__(
-        self, status: int, message: str, *, headers: tuple[tuple[str, str], ...] = (), close: bool = False
+        self,
+        status: int,
+        message: str,
+        *,
+        headers: tuple[tuple[str, str], ...] = (),
+        close: bool = False,
+        body: bytes | None = None,
     ) -> None:
-        self.status, self.message, self.headers, self.close = status, message, headers, close
+        self.status, self.message, self.headers, self.close, self.body = status, message, headers, close, body
         super().__init__(f"{status} {message}")

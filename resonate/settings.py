@@ -37,7 +37,7 @@ class RateLimiting:
 
 @dataclass(frozen=True, kw_only=True)
 class AppOptions:
-    """How the outside reaches this server: told to clients on the start page, not used by the server itself."""
+    """How the outside reaches this server: for back ends that read the same file. The server has no use for it."""
 
     host: str | None = None
     port: int = 443

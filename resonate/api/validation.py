@@ -7,17 +7,15 @@ from typing import Any, NamedTuple
 import orjson
 
 from resonate.errors import HttpError
-from resonate.http import Response, json_response
 
 Errors = dict[str, list[str]]
 
 
-class InvalidError(Exception):
-    """The body breaks rules; `response` is the 422 that names each field."""
+class InvalidError(HttpError):
+    """The body breaks rules: a 422 that names each field."""
 
     def __init__(self, errors: Errors) -> None:
-        self.response: Response = json_response(errors, 422)
-        super().__init__(errors)
+        super().__init__(422, "The body is invalid.", body=orjson.dumps(errors))
 
 
 class Event(NamedTuple):
@@ -98,7 +96,7 @@ def _channels(errors: Errors, data: dict[str, Any]) -> list[str]:
         return []
     if "channel" in data:
         _string(errors, data, "channel")
-    if "channels" not in data:
+    if "channels" not in data or channels in ([], {}):
         return [str(channel)]
     if isinstance(channels, dict):  # a PHP array is either; Reverb takes the values
         channels = list(channels.values())

@@ -76,7 +76,7 @@ def flatten(tree: Any, known: Mapping[str, Any], source: str, prefix: str) -> di
 
 def _walk(tree: Any, path: str, known: Mapping[str, Any], source: str, prefix: str, found: dict[str, Value]) -> None:
     if not isinstance(tree, dict):
-        raise ConfigurationError(f"{prefix}{path.rstrip('.')}", "must be a table", source=source, value=tree)
+        raise ConfigurationError(f"{prefix}{path.rstrip('.')}", "must be a table", source=source)
     for name, value in tree.items():
         key = f"{path}{name}"
         if key in known:

@@ -10,7 +10,7 @@ else needs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import httptools
 
@@ -46,13 +46,14 @@ Item = Request | Continue | Foreign | Refused
 class RequestReader:
     """Give it bytes with `feed`, take requests with `next` until it returns None.
 
-    `claims` says of a path whether the request is ours; `max_body` is the longest body in bytes.
+    `route` says of a path what it means to us, None when the request is not ours; `max_body` is the longest body in
+    bytes.
     """
 
-    __slots__ = ("_buffer", "_chunked", "_claims", "_continued", "_max_body", "_request")
+    __slots__ = ("_buffer", "_chunked", "_continued", "_max_body", "_request", "_route")
 
-    def __init__(self, claims: Callable[[str], bool], max_body: int) -> None:
-        self._claims = claims
+    def __init__(self, route: Callable[[str], Any | None], max_body: int) -> None:
+        self._route = route
         self._max_body = max_body
         self._buffer = bytearray()
         self._request: Request | None = None  # whose body is being read
@@ -103,15 +104,16 @@ class RequestReader:
         except httptools.HttpParserUpgrade:
             pass  # whether to upgrade is not the parser's decision
         version = parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise HttpError(400, f"HTTP/{version} is not spoken here.", close=True)
+        if version not in ("1.1", "1.0") or b" HTTP/" not in buffer[: buffer.find(b"\r\n")]:  # llhttp takes RTSP too
+            raise HttpError(400, "Only HTTP/1.1 and HTTP/1.0 are spoken here.", close=True)
         path, query = _split(head.url)
-        if not self._claims(path):
+        route = self._route(path)
+        if route is None:
             return Foreign(self.rest())
         del buffer[:end]
         keep_alive = _keep_alive(version, head.headers.get("connection", ""))
         method = parser.get_method().decode()
-        request = self._request = Request(method, path, query, version, head.headers, b"", keep_alive)
+        request = self._request = Request(method, path, query, version, head.headers, b"", keep_alive, route)
         if "transfer-encoding" in head.headers:
             self._chunked = _chunked_body(request)
         elif _length(request) > self._max_body:
@@ -122,7 +124,7 @@ class RequestReader:
         chunked = self._chunked
         body = self._cut(_length(request)) if chunked is None else self._cut_chunked(chunked)
         if body is None:
-            if not self._continued and request.headers.get("expect", "").lower() == "100-continue":
+            if not self._continued and _expects_continue(request):
                 self._continued = True
                 return Continue()
             return None
@@ -175,7 +177,7 @@ class _Head:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
         self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
 
 
@@ -207,6 +209,10 @@ def _chunked_body(request: Request) -> _ChunkedBody:
     if request.headers["transfer-encoding"].lower() != "chunked" or request.version == "1.0":
         raise HttpError(400, "Of transfer codings only chunked is understood, and from HTTP/1.1 on.", close=True)
     return _ChunkedBody()
+
+
+def _expects_continue(request: Request) -> bool:
+    return request.version != "1.0" and request.headers.get("expect", "").lower() == "100-continue"
 
 
 def _length(request: Request) -> int:

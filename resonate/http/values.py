@@ -14,7 +14,10 @@ TEXT: Final = "text/plain; charset=utf-8"
 
 
 class Request(NamedTuple):
-    """A whole request. `path` and `query` are as they came, percent-encoded; header names are in lower case."""
+    """A whole request. `path` and `query` are as they came, percent-encoded; header names are in lower case.
+
+    `route` is what the reader was told that the path means.
+    """
 
     method: str
     path: str
@@ -23,6 +26,7 @@ class Request(NamedTuple):
     headers: dict[str, str]
     body: bytes
     keep_alive: bool
+    route: Any = None
 
 
 class Response(NamedTuple):
@@ -41,8 +45,9 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 def error_response(error: HttpError) -> Response:
-    """The answer to a refused request: `{"error": "..."}`."""
-    return Response(error.status, orjson.dumps({"error": error.message}), JSON, error.headers, error.close)
+    """The answer to a refused request: `{"error": "..."}`, or the error's own body."""
+    body = orjson.dumps({"error": error.message}) if error.body is None else error.body
+    return Response(error.status, body, JSON, error.headers, error.close)
 
 
 _STATUS: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
@@ -59,8 +64,7 @@ def encode(response: Response, *, keep_alive: bool, version: str = "1.1", head_o
     for name, value in response.headers:
         head += f"{name}: {value}\r\n"
     if not keep_alive or response.close:
-        if not any(name == "Connection" for name, _ in response.headers):
-            head += "Connection: close\r\n"
+        head += "Connection: close\r\n"
     elif version == "1.0":
         head += "Connection: keep-alive\r\n"
     return (head + "\r\n").encode("latin-1") + (b"" if head_only else body)

@@ -97,8 +97,6 @@ class Session:
 
     def connected(self, answer: Connected) -> list[Effect]:
         """The shard's answer to that."""
-        if self.state is not State.CONNECTING:  # closed meanwhile: give the place back
-            return [Disconnect(self.app.app_id)] if answer.admitted else []
         if not answer.admitted:
             self.state = State.CLOSED
             return _refusal(OVER_QUOTA)
@@ -285,7 +283,7 @@ def _refusal(fault: PusherError) -> list[Effect]:
 
 
 def _parse_channel_data(text: Any) -> Any:
-    """The value of a JSON string from a back end; 4200 when it is none, or a bare scalar."""
+    """The value of a JSON string from a back end; 4200 when it is none."""
     if not isinstance(text, str):
         raise INVALID_FORMAT
     return events.parse(text.encode())

@@ -7,7 +7,6 @@ from logging import Logger
 from typing import Any
 
 from resonate.api import Endpoint
-from resonate.api.validation import InvalidError
 from resonate.errors import HttpError
 from resonate.http import Response, error_response
 from resonate.messages import Answer, Request
@@ -54,8 +53,6 @@ class Calls:
             requests = next(running.endpoint) if answers is None else running.endpoint.send(answers)
         except StopIteration as end:
             running.respond(end.value)
-        except InvalidError as invalid:
-            running.respond(invalid.response)
         except HttpError as error:
             running.respond(error_response(error))
         except Exception:
@@ -65,6 +62,9 @@ class Calls:
             self._ask(running, requests)
 
     def _ask(self, running: _Running, requests: list[Request]) -> None:
+        if not requests:
+            self._advance(running, [])
+            return
         running.missing = len(requests)
         running.answers = [None] * len(requests)
         for index, request in enumerate(requests):

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from logging import Logger
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from resonate.api import Api, claims
 from resonate.server.calls import Calls
@@ -40,27 +40,49 @@ class Context:
     tracer: Tracer | None
     keep_alive: int
 
-    def claims(self, path: str) -> bool:
-        """Whether a request path is served by us and not by the hosted application."""
+    def route(self, path: str) -> Route | None:
+        """What a request path means; None when it is the hosted application's."""
         prefix = self.settings.server.path
-        if prefix:
-            if not path.startswith(prefix):
-                return False
-            path = path[len(prefix) :]
-        return claims(path) or path == "/up" or app_key(path) is not None
+        if not path.startswith(prefix + "/"):
+            return None
+        path = path[len(prefix) :]
+        if claims(path):
+            return Rest(path)
+        head, _, key = path.rpartition("/")
+        if head == "/app" and key:
+            return Upgrade(key)
+        return Up() if path == "/up" else None
+
+
+class Rest(NamedTuple):
+    """The REST API; `path` is without the prefix."""
+
+    path: str
+
+
+class Upgrade(NamedTuple):
+    """The Pusher endpoint of the app with this key."""
+
+    key: str
+
+
+class Up(NamedTuple):
+    """The health check."""
+
+
+Route = Rest | Upgrade | Up
 
 
 class Health:
-    """Whether this worker serves; `reason` says why not, empty when it does."""
+    """Whether this worker serves: `reason` says why not, empty when it does. `stopping` once it will serve no more."""
 
     def __init__(self) -> None:
         self.reason = ""
+        self.stopping = False
 
-
-def app_key(path: str) -> str | None:
-    """The app key in `/app/{key}`; None for any other path."""
-    head, _, key = path.rpartition("/")
-    return key if head == "/app" and key else None
+    def stop(self) -> None:
+        """The worker has been told to go."""
+        self.reason, self.stopping = "the worker is stopping", True
 
 
 def new_socket_id() -> str:

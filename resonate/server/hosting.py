@@ -6,6 +6,7 @@ the bytes that were read beyond the request, or is closed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, Final
@@ -21,9 +22,11 @@ from resonate.http import encode, error_response
 from resonate.server.transport import CHUNK, Transport
 from resonate.websocket import accept_upgrade
 
-#: How long the application may wait for bytes of a body, or of its own WebSocket, before they count as lost: None, for
-#: ever, as under gunicorn's gevent worker. Clients that are gone are noticed all the same.
+#: How long the application may wait for bytes of a body, or of its own WebSocket: for ever, as under gunicorn's gevent
+#: worker. TCP keep-alive finds the clients that have vanished.
 READ_TIMEOUT_S: Final = None
+#: How long the rest of a body that the application has not read may take to come, in seconds.
+DRAIN_S: Final = 5
 
 _BUSY = HttpError(
     503, "The application is at its limit of concurrent requests.", headers=(("Retry-After", "1"),), close=True
@@ -44,6 +47,7 @@ class HostedStream:
         self._changed = Event()
         self._ended = False
         self._lost = False
+        self.upgraded = False  # whether the application speaks WebSocket on it
         self._timeout: float | None = READ_TIMEOUT_S
 
     # --- the transport's side ----------------------------------------------------------------------------------------
@@ -69,7 +73,9 @@ class HostedStream:
         self._changed.set()
 
     def drain(self) -> None:
-        """A request under way is finished."""
+        """A request under way is finished; a WebSocket of the application's has to end."""
+        if self.upgraded:
+            self.ended()
 
     def check(self, now: int) -> int:
         return 0
@@ -174,14 +180,15 @@ class Hosting:
         gevent.spawn(self._run, transport, stream, data, resume)
 
     def _run(self, transport: Transport, stream: HostedStream, data: bytes, resume: Callable[[bytes], None]) -> None:
+        rest = None
         try:
             rest = self._answer(stream, data)
-        finally:
+        finally:  # whatever the application has raised
             self._active -= 1
-        if rest is None or transport.closed:
-            transport.close()
-        else:
-            resume(rest)
+            if rest is None or transport.closed:
+                transport.close()
+            else:
+                resume(rest)
 
     def _answer(self, stream: HostedStream, data: bytes) -> bytes | None:
         """The bytes after the request, or None when the connection cannot go on."""
@@ -195,8 +202,8 @@ class Hosting:
                 stream.unread(parser.unreader.read() if parser.unreader.buf.getvalue() else b"")
             if not worker.handle_request(stream.getsockname(), request, stream, peer):
                 return None
-            while request.body.read(CHUNK):
-                pass
+            if not parser.finish_body(deadline=time.monotonic() + DRAIN_S):
+                return None  # where the next request begins is not known
             return bytes(parser.unreader.buf.getvalue()) + stream.rest()
         except (NoMoreData, StopIteration, ConnectionError, TimeoutError):
             return None
@@ -255,7 +262,7 @@ class HostedWebSocket(WebSocket):  # type: ignore[misc]
             }
             version = self.environ["SERVER_PROTOCOL"].removeprefix("HTTP/")
             self.raw_write(accept_upgrade(self.environ["REQUEST_METHOD"], version, headers))
-            self.accepted = True
+            self.accepted = self.handler.socket.upgraded = True
 
     def receive(self) -> str | bytearray | None:
         """The next message; None when the client has closed."""

@@ -18,7 +18,7 @@ from resonate.http import (
     json_response,
 )
 from resonate.pusher import events as wire
-from resonate.server.context import Context, app_key, new_socket_id
+from resonate.server.context import Context, Rest, Up, Upgrade, new_socket_id
 from resonate.server.pusher_connection import PusherConnection
 from resonate.server.transport import Transport
 from resonate.settings import App
@@ -35,14 +35,13 @@ _WRONG_ORIGIN: Final = PusherError(4009, "Origin not allowed")
 class HttpConnection:
     """Speaks on `transport`; one request at a time, while the next ones wait in the reader or the kernel."""
 
-    __slots__ = ("_busy", "_context", "_half_closed", "_patience", "_reader", "_since", "_transport")
+    __slots__ = ("_busy", "_context", "_patience", "_reader", "_since", "_transport")
 
     def __init__(self, context: Context, transport: Transport) -> None:
         self._context = context
         self._transport = transport
-        self._reader = RequestReader(context.claims, context.settings.server.max_request_size)
+        self._reader = RequestReader(context.route, context.settings.server.max_request_size)
         self._busy: Request | None = None  # the request that is being answered
-        self._half_closed = False
         self._patience = context.settings.server.handshake_timeout  # seconds to wait for the beginning of a request
         self._since = (
             context.reactor.wheel.now
@@ -66,14 +65,12 @@ class HttpConnection:
 
     def ended(self) -> None:
         """The client will send no more; what it has asked is still answered."""
-        self._half_closed = True
-        if self._busy is None:
-            self._transport.close()
+        self._advance()
 
     def _advance(self) -> None:
         """Serve what has been read, until a request is under way or bytes are missing."""
         transport = self._transport
-        while self._busy is None and transport.protocol is self:
+        while self._busy is None and transport.protocol is self and not transport.congested:
             item = self._reader.next()
             if item is None:
                 break
@@ -85,30 +82,39 @@ class HttpConnection:
                 transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             elif type(item) is Foreign:
                 self._pass_on(item.data)
-        if self._busy is not None:
+        if transport.protocol is not self:
+            return
+        if self._busy is not None or transport.congested:
             transport.pause_reading()
-        elif self._half_closed and transport.protocol is self:
+        elif transport.ended or (self._context.health.stopping and not self._reader.in_request):
             transport.close()
+
+    def drained(self) -> None:
+        """The client has read its answers: on to its next request."""
+        self._transport.resume_reading()
+        self._advance()
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def _serve(self, request: Request) -> None:
         self._busy = request
-        path = request.path[len(self._context.settings.server.path) :]
         try:
-            key = app_key(path)
-            if key is not None:
-                self._upgrade(request, key)
-            elif path == "/up":
-                self._respond(self._health(request))
-            else:
-                answer = self._context.api.open(request, path, time())
-                if isinstance(answer, Response):
-                    self._respond(answer)
-                else:
-                    self._context.calls.start(answer, self._respond)
+            match request.route:
+                case Rest(path):
+                    self._call(request, path)
+                case Upgrade(key):
+                    self._upgrade(request, key)
+                case Up():
+                    self._respond(self._health(request))
         except HttpError as error:
             self._respond(error_response(error))
+
+    def _call(self, request: Request, path: str) -> None:
+        answer = self._context.api.open(request, path, time())
+        if isinstance(answer, Response):
+            self._respond(answer)
+        else:
+            self._context.calls.start(answer, self._respond)
 
     def _health(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
@@ -123,7 +129,7 @@ class HttpConnection:
             return
         self._busy = None
         upgrade_ignored = "upgrade" in request.headers
-        keep = request.keep_alive and not upgrade_ignored and not self._half_closed and not self._context.health.reason
+        keep = request.keep_alive and not upgrade_ignored and not self._context.health.stopping
         head_only = request.method == "HEAD"
         transport.write(encode(response, keep_alive=keep, version=request.version, head_only=head_only))
         if not keep or response.close:
@@ -152,8 +158,7 @@ class HttpConnection:
         self._patience = self._context.keep_alive
         self.open()
         transport.resume_reading()
-        if data:
-            self.received(data)
+        self.received(data)
 
     # --- WebSocket ---------------------------------------------------------------------------------------------------
 
@@ -189,19 +194,15 @@ class HttpConnection:
 
     def drain(self) -> None:
         """The server goes: idle connections are closed, others after their answer."""
-        if self._busy is None:
+        if self._busy is None and not self._reader.in_request:
             self._transport.close()
-
-    def drained(self) -> None:
-        """Nothing waits for that here."""
 
     def lost(self) -> None:
         """Nobody waits for an answer any more."""
         self._busy = None
 
     def overflowed(self) -> None:
-        """The client asks, and does not read the answers."""
-        self._transport.abort()
+        """One answer may be long; it is sent whole, and the next one waits for that."""
 
     def check(self, now: int) -> int:
         """Close when a head, a body or the next request has not come in time. Seen to every `handshake_timeout`."""

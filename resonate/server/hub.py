@@ -7,7 +7,7 @@ the next turn of the loop, so that order holds for each connection and no turn i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from logging import Logger
 from time import perf_counter
@@ -33,6 +33,8 @@ from resonate.websocket import encode_text
 #: Subscribers between two looks at the clock, and how long a turn may queue, in seconds.
 STRIDE: Final = 256
 SLICE_S: Final = 0.005
+#: Events in the inbox from which on clients have to wait with what they want to say.
+BEHIND: Final = 1000
 
 
 #: Told of each broadcast in debug: the channel, the number of its subscribers here, the payload.
@@ -65,6 +67,7 @@ class Hub:
         self._channels: dict[tuple[str, str], dict[Transport, None]] = {}
         self._inbox: deque[Event] = deque()
         self._again = loop.timer(0)
+        self._held: list[Callable[[], None]] = []
         self._busy = False
         self._frame = b""
         self._targets: Iterator[Transport] | None = None  # of the broadcast under way
@@ -101,28 +104,48 @@ class Hub:
 
     # --- the shard's stream ------------------------------------------------------------------------------------------
 
-    def receive(self, event: Event) -> None:
-        """Something from the shard. Handled before this returns, unless a long broadcast is in the way."""
-        self._inbox.append(event)
+    @property
+    def behind(self) -> bool:
+        """Whether so much waits to be delivered that clients should not be listened to; see `hold`."""
+        return len(self._inbox) > BEHIND
+
+    def hold(self, resume: Callable[[], None]) -> None:
+        """Call `resume` when the stream has been caught up with."""
+        self._held.append(resume)
+
+    def receive(self, events: Iterable[Event]) -> None:
+        """What follows from one request, or came in one frame. Handled before this returns, unless a broadcast is long
+        or this is called in the middle of one: then it waits its turn, for the order is the shard's.
+        """
+        self._inbox.extend(events)
         if not self._busy:
             self._busy = True
             self._run()
 
     def _run(self) -> None:
-        inbox, handlers = self._inbox, self._handlers
         until = perf_counter() + SLICE_S
-        while True:
-            if self._targets is not None and not self._spread(until):
+        while self._targets is not None or self._inbox:
+            try:
+                late = not self._spread(until) if self._targets is not None else self._step(until)
+            except Exception:  # a defect of ours must not stop the stream
+                self._targets = None
+                self._log.exception("an event of the shard could not be handled")
+                continue
+            if late:
                 self._again.start(self._run)
                 return
-            if not inbox:
-                break
-            event = inbox.popleft()
-            try:
-                handlers[type(event)](event)
-            except Exception:  # a defect of ours must not stop the stream
-                self._log.exception("an event of the shard could not be handled: %s", type(event).__name__)
         self._busy = False
+        if self._held:
+            held, self._held = self._held, []
+            for resume in held:
+                resume()
+
+    def _step(self, until: float) -> bool:
+        """Handle one event; True when time is up, of which only a long row of them makes it worth to ask."""
+        inbox = self._inbox
+        event = inbox.popleft()
+        self._handlers[type(event)](event)
+        return len(inbox) > STRIDE and perf_counter() > until
 
     def _broadcast(self, app: str, channel: str, payload: bytes, except_: str | None) -> None:
         subscribers = self._channels.get((app, channel))
@@ -171,7 +194,6 @@ class Hub:
             self._channels.setdefault((answer.app, answer.channel), {})[client.transport] = None
 
     def _expel(self, event: Expel) -> None:
-        sessions = [(client.session, client) for client in self.clients.values()]
-        for session, client in sessions:
-            if session.app.app_id == event.app and session.is_user(event.user):
+        for client in list(self.clients.values()):
+            if client.session.app.app_id == event.app and client.session.is_user(event.user):
                 client.expel()

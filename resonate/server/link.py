@@ -17,23 +17,21 @@ class LocalLink:
     def __init__(self, shard: Shard, clock: Callable[[], float]) -> None:
         self._shard = shard
         self._clock = clock
-        self._receive: Callable[[Event], None] = _nobody
+        self._receive: Callable[[list[Event]], None] = _nobody
         shard.join(WORKER)
 
-    def connect(self, receive: Callable[[Event], None]) -> None:
+    def connect(self, receive: Callable[[list[Event]], None]) -> None:
         """From now on the shard's events go to `receive`."""
         self._receive = receive
 
     def send(self, request: Request) -> None:
         """Take a request to the shard."""
-        receive = self._receive
-        for _, event in self._shard.handle(WORKER, request, self._clock()):
-            receive(event)
+        self._receive([event for _, event in self._shard.handle(WORKER, request, self._clock())])
 
     def prune(self) -> None:
         """Housekeeping, once in a while."""
         self._shard.prune(self._clock())
 
 
-def _nobody(event: Event) -> None:
+def _nobody(events: list[Event]) -> None:
     raise AssertionError("the link has not been connected")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from _socket import SocketType
+from _socket import SO_KEEPALIVE, SOL_SOCKET, SocketType
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ class Listener:
         self._watcher: Any = reactor.loop.io(sock.fileno(), READ)
         self._retry: Any = None  # a timer while the process is out of descriptors
         sock.setblocking(False)
+        sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)  # accepted sockets inherit it: peers that vanish are found
         self._watcher.start(self._accept)
 
     def close(self) -> None:
@@ -50,7 +51,11 @@ class Listener:
                 self._recovered()
             sock = SocketType(listening.family, listening.type, listening.proto, fileno=descriptor)
             sock.setblocking(False)
-            self._opened(sock)
+            try:
+                self._opened(sock)
+            except Exception:  # a defect of ours, or a peer that was gone at once: others are accepted all the same
+                self._reactor.log.exception("a connection could not be opened")
+                sock.close()
 
     def _failed(self, error: OSError) -> None:
         if error.errno in _EXHAUSTED:

@@ -22,7 +22,7 @@ TERMINATED: Final = 4009
 class PusherConnection:
     """Speaks on `transport` from the upgrade on."""
 
-    __slots__ = ("_context", "_controls", "_heard", "_pinged", "_websocket", "session", "transport")
+    __slots__ = ("_context", "_controls", "_heard", "_pinged", "_postponed", "_websocket", "session", "transport")
 
     def __init__(self, context: Context, transport: Transport, app: App, socket_id: str) -> None:
         self._context = context
@@ -31,30 +31,49 @@ class PusherConnection:
         self._websocket = WebSocket(app.max_message_size)
         self._heard = context.reactor.wheel.now  # the tick of the client's last sign of life
         self._pinged = False
+        self._postponed: list[websocket.Event] | None = None  # what has been parsed and has to wait
         self._controls = False  # whether the client has sent control frames, and is pinged with one
 
     def open(self) -> None:
         """The upgrade has been answered."""
         self._context.hub.add(self)
-        self._apply(self.session.open())
         self.transport.check_after(self.session.app.ping_interval)
+        self._apply(self.session.open())
 
     # --- from the client ---------------------------------------------------------------------------------------------
 
     def received(self, data: bytes) -> None:
         """Bytes from the transport."""
-        context = self._context
-        self._heard = now = context.reactor.wheel.now
+        self._heard = self._context.reactor.wheel.now
         self._pinged = False
-        for event in self._websocket.receive(data):
-            if self.transport.closed:
+        self._act(self._websocket.receive(data))
+
+    def _act(self, events: list[websocket.Event]) -> None:
+        """Act upon what the client has sent, unless it does not read, or the hub is behind: then it has to wait."""
+        context, transport = self._context, self.transport
+        for index, event in enumerate(events):
+            if transport.closed:
+                return
+            if transport.congested or context.hub.behind:
+                self._postponed = events[index:]
+                transport.pause_reading()
+                if not transport.congested:
+                    context.hub.hold(self.drained)
                 return
             if type(event) is websocket.Message:
                 if context.tracer is not None:
                     context.tracer.received(self.session.id, event.data)
-                self._apply(self.session.receive(event.data, now))
+                self._apply(self.session.receive(event.data, self._heard))
             else:
                 self._control(event)
+
+    def drained(self) -> None:
+        """The client has read, or the hub has caught up: go on where it had to wait."""
+        events, self._postponed = self._postponed, None
+        if events is not None:
+            self._act(events)
+        if self._postponed is None:
+            self.transport.resume_reading()
 
     def _control(self, event: websocket.Event) -> None:
         match event:
@@ -105,13 +124,11 @@ class PusherConnection:
         self._context.log.warning("closed a slow consumer: %d bytes were waiting for %s", waiting, self.session.id)
         self.transport.cut(encode_close(COME_BACK_LATER, "Slow consumer"))
 
-    def drained(self) -> None:
-        """Nothing waits for that here."""
-
     def lost(self) -> None:
         """The connection is gone, or about to."""
-        self._apply(self.session.close())
         self._context.hub.remove(self)
+        self._postponed = None
+        self._apply(self.session.close())
 
     def check(self, now: int) -> int:
         """Ping who has been silent for `ping_interval`; close who has not answered by the following check."""

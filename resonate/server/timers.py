@@ -37,17 +37,18 @@ class Wheel:
         if waiter.check_at:
             slot = self._slots[waiter.check_at]
             slot.discard(waiter)
-            if not slot:
+            if not slot and waiter.check_at != self.now:
                 del self._slots[waiter.check_at]
             waiter.check_at = 0
 
     def advance(self) -> None:
         """One second has passed."""
         self.now += 1
-        due = self._slots.pop(self.now, ())
-        for waiter in due:
+        due = self._slots.get(self.now)
+        while due:  # a check may cancel or put off others of the same tick
+            waiter = due.pop()
             waiter.check_at = 0
-        for waiter in due:
             following = waiter.check(self.now)
             if following and not waiter.check_at:
                 self.schedule(waiter, following)
+        self._slots.pop(self.now, None)

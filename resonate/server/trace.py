@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-_SECRET: Final = frozenset(("auth", "channel_data", "user_data", "shared_secret"))
+_SECRET: Final = frozenset(("auth", "channel_data", "user_data", "user_id", "shared_secret"))
 _HIDDEN: Final = "[redacted]"
 _LONGEST: Final = 500
 #: Events whose data tells who is present or who signed in.
@@ -36,27 +36,29 @@ class Tracer:
 def redact(text: bytes) -> str:
     """A message on one line, its secrets and presence data replaced; control characters are escaped."""
     try:
-        value = orjson.loads(text)
+        shown = orjson.dumps(_redacted(orjson.loads(text))).decode()
     except orjson.JSONDecodeError:
         return f"{len(text)} bytes that are not JSON"
-    if isinstance(value, dict):
-        name = value.get("event")
-        if "data" in value:
-            private = isinstance(name, str) and name.startswith(_PRIVATE)
-            value["data"] = _HIDDEN if private else _without_secrets(value["data"])
-        if "user_id" in value:
-            value["user_id"] = _HIDDEN
-    shown = orjson.dumps(value).decode()
+    except (orjson.JSONEncodeError, RecursionError):
+        return f"{len(text)} bytes of JSON that nests too deep to be shown"
+    shown = "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in shown)
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}... ({len(shown)} characters)"
 
 
-def _without_secrets(data: Any) -> Any:
-    if isinstance(data, str):
+def _redacted(message: Any) -> Any:
+    if isinstance(message, dict) and str(message.get("event")).startswith(_PRIVATE) and "data" in message:
+        message["data"] = _HIDDEN
+    return _without_secrets(message)
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _HIDDEN if key in _SECRET else _without_secrets(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(inner) for inner in value]
+    if isinstance(value, str) and value[:1] in ("{", "["):
         try:
-            inner = orjson.loads(data)
+            return orjson.dumps(_without_secrets(orjson.loads(value))).decode()
         except orjson.JSONDecodeError:
-            return data
-        return orjson.dumps(_without_secrets(inner)).decode() if isinstance(inner, dict) else data
-    if isinstance(data, dict):
-        return {key: _HIDDEN if key in _SECRET else value for key, value in data.items()}
-    return data
+            return value
+    return value

@@ -80,12 +80,17 @@ _NOBODY: Final = _Nobody()
 
 
 class _Lingering(_Nobody):
-    """Speaks on a closed transport: drops what comes and cuts the connection when its time is over."""
+    """Speaks on a closed transport: drops what comes, and cuts the connection when the peer makes no progress."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._waiting = transport.waiting
 
     def check(self, now: int) -> int:
+        waiting, before = self._transport.waiting, self._waiting
+        if 0 < waiting < before:
+            self._waiting = waiting
+            return now + LINGER_S
         self._transport.abort()
         return 0
 
@@ -108,7 +113,10 @@ class Flusher:
         dirty, self._dirty = self._dirty, []
         until = perf_counter() + SLICE_S
         for index, transport in enumerate(dirty):
-            transport.flush()
+            try:
+                transport.flush()
+            except Exception:
+                transport.fail()
             if not index & 63 and perf_counter() > until:
                 self._dirty = dirty[index + 1 :] + self._dirty
                 if self._dirty:
@@ -131,12 +139,18 @@ class Reactor:
 
 
 class Transport:
-    """`protocol` is told what happens; it may be replaced at any time."""
+    """`protocol` is told what happens; it may be replaced at any time.
+
+    `write` never calls the protocol back: whoever writes is in the middle of something. What becomes of it is told at
+    the end of the turn.
+    """
 
     __slots__ = (
+        "_broken",
         "_closing",
         "_ended",
         "_out",
+        "_over",
         "_queue",
         "_reader",
         "_size",
@@ -155,7 +169,9 @@ class Transport:
         self.check_at = 0
         self._out: list[bytes] | None = None  # queued during this turn
         self._queue: deque[bytes] | None = None  # refused by the kernel; then nothing is in _out
-        self._size = 0  # bytes in the queue
+        self._size = 0  # bytes in either
+        self._over = False  # that was too much: what is written is dropped until the end of the turn
+        self._broken = False  # the kernel says that the connection is gone
         self._closing = False
         self._ended = False  # the peer will send no more
         self._reader = reactor.loop.io(sock.fileno(), READ)
@@ -178,9 +194,19 @@ class Transport:
         return bool(self._reader.active)
 
     @property
+    def ended(self) -> bool:
+        """Whether the peer has closed its side."""
+        return self._ended
+
+    @property
     def waiting(self) -> int:
-        """Bytes that the kernel has refused so far."""
+        """Bytes that have not been given to the kernel."""
         return self._size
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits for the peer that it should not be allowed to ask for more; ends with `drained`."""
+        return self._size > self.reactor.limit // 2
 
     def pause_reading(self) -> None:
         """Leave what comes in the kernel."""
@@ -201,55 +227,66 @@ class Transport:
         try:
             return self.protocol.check(now)
         except Exception:
-            self.reactor.log.exception("a connection has failed")
-            self.abort()
+            self.fail()
             return 0
 
     # --- output ------------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """Queue `data`. Order is kept; nothing is written after `close`."""
-        if self._closing:
+        if self._closing or self._over:
             return
+        self._size += len(data)
         if self._out is not None:
             self._out.append(data)
         elif self._queue is None:
             self._out = [data]
             self.reactor.flusher.add(self)
         else:
-            self._size += len(data)
             self._queue.append(data)
-            if self._size > self.reactor.limit:
-                self.protocol.overflowed()
+        if self._size > self.reactor.limit:
+            self._press()
+
+    def _press(self) -> None:
+        """More waits than may: see what the kernel takes. If that does not help, `overflowed` is for the turn's end."""
+        if self._queue is None:
+            self._send()
+        if self._size > self.reactor.limit:
+            self._over = True
+            self.reactor.flusher.add(self)
 
     def flush(self) -> None:
-        """Give the kernel what was queued during this turn."""
+        """Give the kernel what was queued during this turn, and tell the protocol what has become of it."""
+        size = self._size
+        if self._out is not None:
+            self._send()
+        if self._broken:
+            self.abort()
+        elif self._over:
+            self._over = False
+            self.protocol.overflowed()
+        elif size and self._queue is None:
+            self._emptied(size > self.reactor.limit // 2)
+
+    def _send(self) -> None:
         out, self._out = self._out, None
-        if out is None:
-            return
-        data = b"".join(out)
+        data = b"".join(out or ())
         try:
             sent = self.sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            self.abort()
+            self._broken = True
+            self._size = 0
             return
-        if sent < len(data):
-            self._wait(data[sent:])
-        elif self._closing:
-            self._shut()
-
-    def _wait(self, rest: bytes) -> None:
-        """The kernel is full: keep the rest until it is not."""
-        self._queue = deque((rest,))
-        self._size = len(rest)
-        self._writer = self.reactor.loop.io(self.sock.fileno(), WRITE)
-        self._writer.start(self._writable)
-        if self._size > self.reactor.limit:
-            self.protocol.overflowed()
+        self._size = len(data) - sent
+        if self._size:
+            self._queue = deque((data[sent:],))
+            self._writer = self.reactor.loop.io(self.sock.fileno(), WRITE)
+            self._writer.start(self._writable)
 
     def _writable(self) -> None:
+        """The kernel takes more."""
         queue = self._queue
         assert queue is not None
         parts, size = [], 0
@@ -270,10 +307,17 @@ class Transport:
         elif not queue:
             self._queue = None
             self._stop_writing()
-            if self._closing:
-                self._shut()
-            else:
+            self._emptied(True)
+
+    def _emptied(self, congested: bool) -> None:
+        """Everything has been given to the kernel."""
+        if self._closing:
+            self._shut()
+        elif congested:
+            try:
                 self.protocol.drained()
+            except Exception:
+                self.fail()
 
     def _stop_writing(self) -> None:
         self._writer.stop()
@@ -295,9 +339,8 @@ class Transport:
                 self.received(data)
             else:
                 self._end()
-        except Exception:  # a defect of ours costs this connection, and no other
-            self.reactor.log.exception("a connection has failed")
-            self.abort()
+        except Exception:
+            self.fail()
 
     def _end(self) -> None:
         """The peer has closed its side. What is queued for it is still sent."""
@@ -332,6 +375,11 @@ class Transport:
             self._size = len(self._queue[0]) + len(last)
         self.close(CUT_S)
 
+    def fail(self) -> None:
+        """To be called from an `except`: a defect of ours costs this connection, and no other."""
+        self.reactor.log.exception("a connection has failed")
+        self.abort()
+
     def _shut(self) -> None:
         """All has been sent: say so. Where the peer has said it before, that is the end."""
         try:
@@ -356,4 +404,7 @@ class Transport:
             self._stop_writing()
         self.sock.close()
         protocol, self.protocol = self.protocol, _NOBODY  # and not a cycle: memory comes back at once
-        protocol.lost()
+        try:
+            protocol.lost()
+        except Exception:
+            self.reactor.log.exception("a connection could not be wound up")

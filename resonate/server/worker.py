@@ -107,7 +107,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         while self.alive:
             self.notify()
             self._stopping.wait(1.0)
-        context.health.reason = "the worker is stopping"
+        context.health.stop()
         for listener in listeners:
             listener.close()
         self._drain(context.reactor, settings.server.drain_timeout)

@@ -41,10 +41,8 @@ def encode_pong(payload: bytes = b"") -> bytes:
     return _encode(PONG, payload)
 
 
-def encode_close(code: int | None = None, reason: str = "") -> bytes:
-    """A close frame. Without a code its body is empty; a reason that is too long is cut at a character's border."""
-    if code is None:
-        return _encode(CLOSE, b"")
+def encode_close(code: int, reason: str = "") -> bytes:
+    """A close frame; a reason that is too long is cut at a character's border."""
     text = reason.encode()[: MAX_CONTROL - 2].decode(errors="ignore")
     return _encode(CLOSE, code.to_bytes(2, "big") + text.encode())
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from resonate.errors import HttpError
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_UPGRADE = (("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
+_UPGRADE = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
 
 
 def accept_upgrade(method: str, version: str, headers: Mapping[str, str]) -> bytes:
@@ -18,7 +18,7 @@ def accept_upgrade(method: str, version: str, headers: Mapping[str, str]) -> byt
 
     `version` is "1.1"; `headers` have lower-case names. No subprotocol and no extension is agreed to, as in Reverb.
     """
-    if method not in ("GET", "HEAD"):
+    if method not in ("GET", "HEAD"):  # HEAD is told what GET would be
         raise HttpError(405, "Method not allowed.", headers=(("Allow", "GET"),))
     if "websocket" not in _tokens(headers.get("upgrade", "")) or method == "HEAD":
         raise HttpError(426, "This path speaks WebSocket: an Upgrade header is required.", headers=_UPGRADE, close=True)

@@ -91,8 +91,8 @@ class WebSocket:
         """Return the events that `data` completes, in order. After `Fail` the connection must be closed and not fed."""
         source: bytes | bytearray = data
         if self._buffer is not None:
-            self._buffer += data
             source, self._buffer = self._buffer, None
+            source += data
         events: list[Event] = []
         end = len(source)
         position = 0 if self._skip is None else self._drop(0, end, events)
@@ -100,12 +100,19 @@ class WebSocket:
             while position < end:
                 following = self._frame(source, position, end, events)
                 if following is None:
-                    self._buffer = bytearray(source[position:])
+                    self._keep(source, position)
                     break
                 position = following
         except WebSocketError as error:
             events.append(Fail(error.code, error.reason))
         return events
+
+    def _keep(self, source: bytes | bytearray, position: int) -> None:
+        """Keep what is incomplete. The buffer grows in place: a message in many pieces costs no more than in one."""
+        if isinstance(source, bytes):
+            source = bytearray(source)
+        del source[:position]
+        self._buffer = source
 
     def _frame(self, source: bytes | bytearray, start: int, end: int, events: list[Event]) -> int | None:
         """Take one frame; return where the next begins, or None when this one is not complete."""
@@ -130,8 +137,8 @@ class WebSocket:
                     return None
                 size = int.from_bytes(source[head : head + width], "big")
                 head += width
-                if size >> 63:
-                    raise WebSocketError(PROTOCOL_ERROR, "the highest bit of a length must be 0")
+                if size >> 63 or size < (126 if width == 2 else 0x10000):
+                    raise WebSocketError(PROTOCOL_ERROR, "a length is not in its shortest form")
         payload = head + 4
         if opcode < CLOSE and not self._fits(size):
             return self._oversize(payload, bool(final), size, end, events) if end >= payload else None
