@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 
 class ResonateError(Exception):
     """The root: whatever this package raises on purpose."""
@@ -16,12 +18,22 @@ class ConfigurationError(ResonateError):
         super().__init__(f"{source + ': ' if source else ''}{key}{shown}: {reason}")
 
 
-class PusherError(ResonateError):
-    """What a client is told in a `pusher:error` event (codes of spec table *Errors*)."""
+class Fault(NamedTuple):
+    """What a client is told in a `pusher:error` event.
 
-    def __init__(self, code: int, message: str) -> None:
-        self.code, self.message = code, message
-        super().__init__(f"{code} {message}")
+    It is a value: an exception that is kept as a constant keeps the frames that it was raised in, for ever.
+    """
+
+    code: int
+    message: str
+
+
+class PusherError(ResonateError):
+    """A client's message is refused with a fault."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        super().__init__(f"{fault.code} {fault.message}")
 
 
 class WebSocketError(ResonateError):

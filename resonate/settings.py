@@ -45,6 +45,8 @@ class AppOptions:
     use_tls: bool | None = None
 
     def __post_init__(self) -> None:
+        if not 0 < self.port <= 65535:
+            raise ConfigurationError("port", "must be from 1 to 65535", value=self.port)
         if self.scheme not in ("http", "https"):
             raise ConfigurationError("scheme", "must be http or https", value=self.scheme)
 

@@ -50,8 +50,7 @@ class Application(BaseApplication):  # type: ignore[misc]
             values["certfile"] = server.tls.local_cert
             values["keyfile"] = server.tls.local_pk
         for name, value in values.items():
-            if name in self.cfg.settings:  # older versions of gunicorn lack some
-                self.cfg.set(name, value)
+            self.cfg.set(name, value)
 
     def load(self) -> Any:
         """The hosted WSGI application: the start page."""

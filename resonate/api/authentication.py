@@ -13,7 +13,6 @@ from resonate.settings import App
 #: Parameters that are part of the URL but never of what is signed.
 _UNSIGNED: Final = ("auth_signature", "body_md5", "appId", "appKey", "channelName")
 _MD5_OF_NOTHING: Final = signatures.body_md5(b"")
-_INVALID: Final = HttpError(401, "Authentication signature invalid.")
 
 
 def parameters(query: str) -> dict[str, str]:
@@ -41,7 +40,7 @@ def verify(app: App, request: Request, path: str, query: dict[str, str], now: fl
         texts.append({**signed, "body_md5": _MD5_OF_NOTHING})
     signature = query.get("auth_signature", "")
     if not any(_matches(app, request.method, path, text, signature) for text in texts):
-        raise _INVALID
+        raise HttpError(401, "Authentication signature invalid.")
     if grace:
         _check_time(query.get("auth_timestamp", ""), now, grace)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from resonate.errors import HttpError
 
 Errors = dict[str, list[str]]
+
+#: Fields of a batch that are complained about; an answer should not be many times longer than the question.
+MAX_ERRORS: Final = 100
 
 
 class InvalidError(HttpError):
@@ -67,9 +70,11 @@ def batch(data: dict[str, Any]) -> list[Event]:
     if not isinstance(items, list):
         raise InvalidError({"batch": ["The batch field must be an array."]})
     errors: Errors = {}
-    checked = [
-        _batch_item(errors, item if isinstance(item, dict) else {}, f"batch.{i}.") for i, item in enumerate(items)
-    ]
+    checked = []
+    for index, item in enumerate(items):
+        checked.append(_batch_item(errors, item if isinstance(item, dict) else {}, f"batch.{index}."))
+        if len(errors) >= MAX_ERRORS:
+            break
     if errors:
         raise InvalidError(errors)
     return [

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import orjson
 
-from resonate.errors import PusherError
+from resonate.errors import Fault, PusherError
 
 #: How deep JSON may surely nest. PHP stops at 512; orjson writes 254 levels, and an event adds some.
 MAX_DEPTH: Final = 200
 
-INVALID_FORMAT: Final = PusherError(4200, "Invalid message format")
-UNAUTHORIZED: Final = PusherError(4009, "Connection is unauthorized")
+INVALID_FORMAT: Final = Fault(4200, "Invalid message format")
+UNAUTHORIZED: Final = Fault(4009, "Connection is unauthorized")
 
 PONG: Final = b'{"event":"pusher:pong"}'
 PING: Final = b'{"event":"pusher:ping"}'
@@ -29,7 +29,7 @@ def established(socket_id: str, activity_timeout: int) -> bytes:
     return orjson.dumps({"event": "pusher:connection_established", "data": data})
 
 
-def error(fault: PusherError) -> bytes:
+def error(fault: Fault) -> bytes:
     """A `pusher:error`."""
     return orjson.dumps({"event": "pusher:error", "data": json_text({"code": fault.code, "message": fault.message})})
 
@@ -94,7 +94,7 @@ def decode(text: bytes) -> dict[str, Any]:
     """
     message = parse(text)
     if not isinstance(message, dict) or not isinstance(message.get("event"), str) or not message["event"]:
-        raise INVALID_FORMAT
+        raise PusherError(INVALID_FORMAT)
     data = message.get("data")
     if isinstance(data, str) and data:
         try:
@@ -114,5 +114,5 @@ def parse(text: bytes) -> Any:
         if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
             orjson.dumps([[[[value]]]])  # as deep as any event will put it
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        raise INVALID_FORMAT from None
+        raise PusherError(INVALID_FORMAT) from None
     return value

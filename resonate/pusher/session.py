@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-from resonate.errors import PusherError
+from resonate.errors import Fault, PusherError
 from resonate.messages import (
     Attach,
     Connect,
@@ -32,13 +32,13 @@ from resonate.pusher.events import INVALID_FORMAT, UNAUTHORIZED
 from resonate.pusher.limits import RateWindow
 from resonate.settings import App, Server
 
-OVER_QUOTA: Final = PusherError(4004, "Application is over connection quota")
-TOO_LONG: Final = PusherError(4019, "Message size exceeded")
-NO_PONG: Final = PusherError(4201, "Pong reply not received in time")
-TOO_FAST: Final = PusherError(4301, "Rate limit exceeded")
-NO_CLIENT_EVENTS: Final = PusherError(4301, "The app does not have client messaging enabled.")
-NOT_A_MEMBER: Final = PusherError(4009, "The client is not a member of the specified channel.")
-WRONG_KIND: Final = PusherError(4009, "Client events are only allowed on private and presence channels.")
+OVER_QUOTA: Final = Fault(4004, "Application is over connection quota")
+TOO_LONG: Final = Fault(4019, "Message size exceeded")
+NO_PONG: Final = Fault(4201, "Pong reply not received in time")
+TOO_FAST: Final = Fault(4301, "Rate limit exceeded")
+NO_CLIENT_EVENTS: Final = Fault(4301, "The app does not have client messaging enabled.")
+NOT_A_MEMBER: Final = Fault(4009, "The client is not a member of the specified channel.")
+WRONG_KIND: Final = Fault(4009, "Client events are only allowed on private and presence channels.")
 
 #: Close codes that are not an error's own: 4100 to 4199 let pusher-js come back after a second.
 COME_BACK_LATER: Final = 4100
@@ -135,8 +135,8 @@ class Session:
             if name.startswith("pusher:"):
                 return self._pusher_event(name, message.get("data"))
             return self._other_event(name, message.get("channel"), message.get("data"))
-        except PusherError as fault:
-            return [events.error(fault)]
+        except PusherError as error:
+            return [events.error(error.fault)]
 
     def oversized(self) -> list[Effect]:
         """A message over `max_message_size`, which has been dropped."""
@@ -152,7 +152,7 @@ class Session:
     def _pusher_event(self, name: str, data: Any) -> list[Effect]:
         handler = _HANDLERS.get(name)
         if handler is None or (data and not isinstance(data, dict | list)):
-            raise INVALID_FORMAT
+            raise PusherError(INVALID_FORMAT)
         return handler(self, data if isinstance(data, dict) else {})
 
     def _ping(self, data: dict[str, Any]) -> list[Effect]:
@@ -166,13 +166,13 @@ class Session:
     def _subscribe(self, data: dict[str, Any]) -> list[Effect]:
         channel, auth, channel_data = data.get("channel"), data.get("auth"), data.get("channel_data") or None
         if not isinstance(channel, str) or not 0 < len(channel) <= MAX_NAME or isinstance(auth, dict | list):
-            raise INVALID_FORMAT
+            raise PusherError(INVALID_FORMAT)
         content = {} if channel_data is None else _parse_channel_data(channel_data)
         kind = kind_of(channel)
         if kind.private:
             self._verify(signatures.subscription_text(self.id, channel, channel_data), auth)
         elif channel.startswith(USER_PREFIX) and (self.user is None or channel != user_channel(self.user)):
-            raise UNAUTHORIZED
+            raise PusherError(UNAUTHORIZED)
         member = _member(content) if kind.presence else None
         return self._request(channel, member, silent=False)
 
@@ -186,7 +186,7 @@ class Session:
             return [Refresh(app, channel, self.id, self._ref)]
         most = self._server.max_subscriptions_per_connection
         if len(self.subscriptions) >= most:
-            raise PusherError(4301, f"A connection may hold {most} subscriptions.")
+            raise PusherError(Fault(4301, f"A connection may hold {most} subscriptions."))
         self.subscriptions[channel] = Subscription(member, self._ref, False, silent)
         request = Subscribe(app, channel, self.id, self._ref, member)
         return [request] if len(self.subscriptions) > 1 else [request, Attach(app)]
@@ -210,7 +210,7 @@ class Session:
     def _unsubscribe(self, data: dict[str, Any]) -> list[Effect]:
         channel = data.get("channel")
         if not isinstance(channel, str) or not channel:
-            raise INVALID_FORMAT
+            raise PusherError(INVALID_FORMAT)
         held = self.subscriptions.pop(channel, None)
         if held is None:
             return []
@@ -225,19 +225,19 @@ class Session:
     def _verify(self, text: str, auth: Any) -> None:
         signature = signatures.of_auth(auth) if isinstance(auth, str) else ""
         if not signatures.matches(self.app.secret_bytes, text, signature):
-            raise UNAUTHORIZED
+            raise PusherError(UNAUTHORIZED)
 
     # --- signing in --------------------------------------------------------------------------------------------------
 
     def _signin(self, data: dict[str, Any]) -> list[Effect]:
         auth, user_data = data.get("auth"), data.get("user_data")
         if not isinstance(auth, str) or not isinstance(user_data, str):
-            raise INVALID_FORMAT
+            raise PusherError(INVALID_FORMAT)
         try:
             self._verify(signatures.signin_text(self.id, user_data), auth)
             user = _user_of(_parse_channel_data(user_data), "id")
             if self.user not in (None, user):
-                raise UNAUTHORIZED
+                raise PusherError(UNAUTHORIZED)
         except PusherError:
             return _refusal(UNAUTHORIZED)
         self.user = user
@@ -250,19 +250,19 @@ class Session:
     def _other_event(self, name: str, channel: Any, data: Any) -> list[Effect]:
         """Reverb's rules for what does not begin with `pusher:`; only what begins with `client-` goes anywhere."""
         if not isinstance(channel, str) or not channel or not (data in (None, "") or isinstance(data, dict | list)):
-            raise INVALID_FORMAT
+            raise PusherError(INVALID_FORMAT)
         if not name.startswith("client-"):
             return []
         policy = self.app.accept_client_events_from
         if policy == "none":
-            raise NO_CLIENT_EVENTS
+            raise PusherError(NO_CLIENT_EVENTS)
         held = self.subscriptions.get(channel)
         joined = held is not None and held.joined
         if policy == "members" and not joined:
-            raise NOT_A_MEMBER
+            raise PusherError(NOT_A_MEMBER)
         kind = kind_of(channel)
         if not kind.private:
-            raise WRONG_KIND
+            raise PusherError(WRONG_KIND)
         user = held.member.data["user_id"] if held is not None and held.member is not None else None
         payload = events.client_event(name, channel, data, user)
         keep = self._server.cache_ttl if kind.cache else 0
@@ -278,21 +278,21 @@ _HANDLERS: Final[dict[str, Callable[[Session, dict[str, Any]], list[Effect]]]] =
 }
 
 
-def _refusal(fault: PusherError) -> list[Effect]:
+def _refusal(fault: Fault) -> list[Effect]:
     return [events.error(fault), Close(fault.code, fault.message)]
 
 
 def _parse_channel_data(text: Any) -> Any:
     """The value of a JSON string from a back end; 4200 when it is none."""
     if not isinstance(text, str):
-        raise INVALID_FORMAT
+        raise PusherError(INVALID_FORMAT)
     return events.parse(text.encode())
 
 
 def _member(content: Any) -> Member:
     """A presence member from its signed `channel_data`; without `user_info` that is null."""
     if not isinstance(content, dict | list):
-        raise INVALID_FORMAT
+        raise PusherError(INVALID_FORMAT)
     user, data = _user_of(content, "user_id"), dict(content)
     data.setdefault("user_info", None)
     return Member(user, data)
@@ -301,5 +301,5 @@ def _member(content: Any) -> Member:
 def _user_of(data: Any, key: str) -> str:
     value = data.get(key) if isinstance(data, dict) else None
     if not isinstance(value, str | int | float) or isinstance(value, bool):
-        raise UNAUTHORIZED
+        raise PusherError(UNAUTHORIZED)
     return events.user_key(value)

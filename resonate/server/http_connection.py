@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import time
 from typing import Final
 
-from resonate.errors import HttpError, PusherError
+from resonate.errors import Fault, HttpError
 from resonate.http import (
     Continue,
     Foreign,
@@ -28,8 +28,8 @@ from resonate.websocket import accept_upgrade, encode_close, encode_text
 BODY_TIMEOUT_S: Final = 30
 
 _HEALTHY: Final = Response(200, b'{"health":"OK"}')
-_NO_APP: Final = PusherError(4001, "Application does not exist")
-_WRONG_ORIGIN: Final = PusherError(4009, "Origin not allowed")
+_NO_APP: Final = Fault(4001, "Application does not exist")
+_WRONG_ORIGIN: Final = Fault(4009, "Origin not allowed")
 
 
 class HttpConnection:
@@ -185,7 +185,7 @@ class HttpConnection:
         if rest and not transport.closed:
             connection.received(rest)
 
-    def _turn_away(self, fault: PusherError) -> None:
+    def _turn_away(self, fault: Fault) -> None:
         self._transport.write(encode_text(wire.error(fault)))
         self._transport.write(encode_close(fault.code, fault.message))
         self._transport.close()

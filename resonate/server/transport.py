@@ -234,7 +234,7 @@ class Transport:
 
     def write(self, data: bytes) -> None:
         """Queue `data`. Order is kept; nothing is written after `close`."""
-        if self._closing or self._over:
+        if self._closing or self._over or (self._size > self.reactor.limit and self._press()):
             return
         self._size += len(data)
         if self._out is not None:
@@ -244,16 +244,17 @@ class Transport:
             self.reactor.flusher.add(self)
         else:
             self._queue.append(data)
-        if self._size > self.reactor.limit:
-            self._press()
 
-    def _press(self) -> None:
-        """More waits than may: see what the kernel takes. If that does not help, `overflowed` is for the turn's end."""
+    def _press(self) -> bool:
+        """More waits than may: see what the kernel takes. True when even then it is too much for anything to be added;
+        `overflowed` is called at the end of the turn. One message alone is never too long.
+        """
         if self._queue is None:
             self._send()
         if self._size > self.reactor.limit:
             self._over = True
             self.reactor.flusher.add(self)
+        return self._over
 
     def flush(self) -> None:
         """Give the kernel what was queued during this turn, and tell the protocol what has become of it."""

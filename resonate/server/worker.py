@@ -218,8 +218,7 @@ class GunicornWorker(Worker):
         if cfg.workers > 1:
             log.critical("workers = %d: this version serves with one worker; start gunicorn with -w 1", cfg.workers)
             sys.exit(2)
-        if "control_socket_disable" in cfg.settings:  # a thread of newer gunicorns, in a master that forks
-            cfg.set("control_socket_disable", True)
+        cfg.set("control_socket_disable", True)  # it is a thread, in a master that forks
         if cfg.max_requests:
             log.warning("--max-requests is ignored: a restart would disconnect the clients of a worker for nothing")
 

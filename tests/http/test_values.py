@@ -27,13 +27,6 @@ CLOSE, STAY = b"Connection: close\r\n", b"Connection: keep-alive\r\n"
         (JSON._replace(close=True), True, "1.0", False, HEAD + CLOSE + b"\r\n{}"),
         (JSON._replace(headers=(("Allow", "GET"),)), True, "1.1", False, HEAD + b"Allow: GET\r\n\r\n{}"),
         (
-            JSON._replace(headers=(("Connection", "Upgrade"),), close=True),
-            True,
-            "1.1",
-            False,
-            HEAD + b"Connection: Upgrade\r\n\r\n{}",
-        ),
-        (
             Response(404, b"Not found.", "text/plain"),
             True,
             "1.1",

@@ -269,9 +269,13 @@ def limits() -> Iterator[Case]:
 
 
 def _refused_unread() -> Iterator[Case]:
-    for size, width in ((16 * SMALL + 1, 2), (16 * SMALL + 1, 8), (65535, 2), (2**32, 8), (2**63 - 1, 8)):
+    for size, width in ((16 * SMALL + 1, 2), (65535, 2), (65536, 8), (2**32, 8), (2**63 - 1, 8)):
         yield Case(f"limit: {size} bytes in {width} declared", declared(size, width=width), [TOO_BIG], SMALL)
         yield Case(f"limit: {size} bytes in {width} of binary", declared(size, BINARY, width=width), [TOO_BIG], SMALL)
+    for size, width in ((0, 2), (125, 2), (0, 8), (125, 8), (126, 8), (65535, 8)):
+        yield Case(
+            f"length: {size} in {width} is not the shortest form", declared(size, width=width), [PROTOCOL_ERROR], SMALL
+        )
     for size in (2**63, 2**64 - 1):
         yield Case(f"limit: {size} bytes, the highest bit set", declared(size), [PROTOCOL_ERROR], SMALL)
 
@@ -310,9 +314,7 @@ def _no_limit() -> Iterator[Case]:
 
 
 CASES: list[Case] = [
-    case
-    for group in (sizes, pings, reserved, unmasked, fragmentation, utf8, closing, limits)
-    for case in group()
+    case for group in (sizes, pings, reserved, unmasked, fragmentation, utf8, closing, limits) for case in group()
 ]
 
 

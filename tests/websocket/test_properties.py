@@ -14,9 +14,7 @@ LIMIT = 50
 masks = st.binary(min_size=4, max_size=4)
 texts = st.text(max_size=20).map(str.encode)
 payloads = st.one_of(st.binary(max_size=20), texts, st.binary(min_size=100, max_size=130))
-proper = st.builds(
-    frame, payloads, st.sampled_from([0, 0, 1, 1, 2, 8, 9, 10]), st.booleans(), st.just(0), masks
-)
+proper = st.builds(frame, payloads, st.sampled_from([0, 0, 1, 1, 2, 8, 9, 10]), st.booleans(), st.just(0), masks)
 any_frame = st.builds(
     frame, payloads, st.integers(0, 15), st.booleans(), st.sampled_from([0, 0, 0, 0, 1, 4]), st.one_of(masks, st.none())
 )
@@ -108,7 +106,3 @@ def test_close_frames_keep_within_125_bytes_and_to_whole_characters(code: int, r
     assert reason.startswith(payload[2:].decode())
     if len(reason.encode()) <= 123:
         assert payload[2:].decode() == reason
-
-
-def test_close_without_a_code_has_no_body() -> None:
-    assert decoded(encode_close()) == (CLOSE, b"")

@@ -1,0 +1,212 @@
+"""Every documented key: from the file, the environment, `.env` and the command line, and its default."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from resonate.config.schema import APP, SERVER
+from resonate.settings import App, AppOptions, RateLimiting, Server, Tls
+from tests.config.support import Directory
+
+# The tables of the specification: key, variable, default. None: there is no variable.
+DOCUMENTED_SERVER: dict[str, str | None] = {
+    "host": "REVERB_SERVER_HOST",
+    "port": "REVERB_SERVER_PORT",
+    "path": "REVERB_SERVER_PATH",
+    "hostname": "REVERB_HOST",
+    "options.tls.local_cert": None,
+    "options.tls.local_pk": None,
+    "options.tls.passphrase": None,
+    "max_request_size": "REVERB_MAX_REQUEST_SIZE",
+    "auth_timestamp_grace": "REVERB_AUTH_TIMESTAMP_GRACE",
+    "drain_timeout": "REVERB_DRAIN_TIMEOUT",
+    "scaling.enabled": "REVERB_SCALING_ENABLED",
+    "scaling.channel": "REVERB_SCALING_CHANNEL",
+    "scaling.server.url": "REDIS_URL",
+    "scaling.server.host": "REDIS_HOST",
+    "scaling.server.port": "REDIS_PORT",
+    "scaling.server.username": "REDIS_USERNAME",
+    "scaling.server.password": "REDIS_PASSWORD",
+    "scaling.server.database": "REDIS_DB",
+    "scaling.server.timeout": "REDIS_TIMEOUT",
+    "pulse_ingest_interval": "REVERB_PULSE_INGEST_INTERVAL",
+    "telescope_ingest_interval": "REVERB_TELESCOPE_INGEST_INTERVAL",
+    "plugins": None,
+    "workers": "RESONATE_WORKERS",
+    "bus_shards": "RESONATE_BUS_SHARDS",
+    "health_timeout": "RESONATE_HEALTH_TIMEOUT",
+    "handshake_timeout": "RESONATE_HANDSHAKE_TIMEOUT",
+    "plugin_timeout": "RESONATE_PLUGIN_TIMEOUT",
+    "max_send_buffer": "RESONATE_MAX_SEND_BUFFER",
+    "max_subscriptions_per_connection": "RESONATE_MAX_SUBSCRIPTIONS_PER_CONNECTION",
+    "cache_ttl": "RESONATE_CACHE_TTL",
+    "run_dir": "RESONATE_RUN_DIR",
+}
+DOCUMENTED_APP: dict[str, str | None] = {
+    "app_id": "REVERB_APP_ID",
+    "key": "REVERB_APP_KEY",
+    "secret": "REVERB_APP_SECRET",
+    "options.host": "REVERB_HOST",
+    "options.port": "REVERB_PORT",
+    "options.scheme": "REVERB_SCHEME",
+    "options.useTLS": None,
+    "allowed_origins": None,
+    "ping_interval": "REVERB_APP_PING_INTERVAL",
+    "activity_timeout": "REVERB_APP_ACTIVITY_TIMEOUT",
+    "max_connections": "REVERB_APP_MAX_CONNECTIONS",
+    "max_message_size": "REVERB_APP_MAX_MESSAGE_SIZE",
+    "accept_client_events_from": "REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM",
+    "rate_limiting.enabled": "REVERB_APP_RATE_LIMITING_ENABLED",
+    "rate_limiting.max_attempts": "REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS",
+    "rate_limiting.decay_seconds": "REVERB_APP_RATE_LIMIT_DECAY_SECONDS",
+    "rate_limiting.terminate_on_limit": "REVERB_APP_RATE_LIMIT_TERMINATE",
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "documented"), [(SERVER, DOCUMENTED_SERVER), (APP, DOCUMENTED_APP)], ids=["server", "app"]
+)
+def test_every_documented_key_exists(schema: dict[str, Any], documented: dict[str, str | None]) -> None:
+    assert {name: schema[name].env for name in documented if name in schema} == documented
+
+
+def test_defaults(directory: Directory) -> None:
+    settings = directory.toml().load()
+    assert settings.server == Server()
+    assert settings.apps == (App(app_id="app1", key="key1", secret="hunter2"),)
+    assert settings.notices == ()
+
+
+def test_documented_defaults() -> None:
+    server, app, options, rate = Server(), App(app_id="a", key="b", secret="c"), AppOptions(), RateLimiting()
+    assert (server.host, server.port, server.path, server.hostname) == ("0.0.0.0", 8080, "", None)
+    assert (server.max_request_size, server.auth_timestamp_grace, server.drain_timeout) == (10000, 600, 30)
+    assert (server.workers, server.health_timeout, server.handshake_timeout) == (1, 10, 10)
+    assert (server.max_send_buffer, server.max_subscriptions_per_connection, server.cache_ttl) == (2**20, 1000, 1800)
+    assert (server.tls, server.run_dir) == (None, None)
+    assert (options.host, options.port, options.scheme, options.use_tls) == (None, 443, "https", None)
+    assert (app.allowed_origins, app.ping_interval, app.activity_timeout) == (("*",), 60, 30)
+    assert (app.max_connections, app.max_message_size, app.accept_client_events_from) == (None, 10000, "members")
+    assert rate == RateLimiting(enabled=False, max_attempts=60, decay_seconds=60, terminate_on_limit=False)
+
+
+# key, what it is in TOML, what it is as text, where it ends up
+SERVER_VALUES = [
+    ("host", '"127.0.0.1"', "127.0.0.1", {"host": "127.0.0.1"}),
+    ("port", "9000", "9000", {"port": 9000}),
+    ("path", '"/ws"', "/ws", {"path": "/ws"}),
+    ("hostname", '"ws.example.com"', "ws.example.com", {"hostname": "ws.example.com"}),
+    ("max_request_size", "20000", "20000", {"max_request_size": 20000}),
+    ("auth_timestamp_grace", "0", "0", {"auth_timestamp_grace": 0}),
+    ("drain_timeout", "5", "5", {"drain_timeout": 5}),
+    ("scaling.enabled", "false", "false", {}),
+    ("scaling.channel", '"reverb"', "reverb", {}),
+    ("scaling.server.url", '"redis://h"', "redis://h", {}),
+    ("scaling.server.host", '"h"', "h", {}),
+    ("scaling.server.port", "6379", "6379", {}),
+    ("scaling.server.username", '"u"', "u", {}),
+    ("scaling.server.password", '"p"', "p", {}),
+    ("scaling.server.database", "0", "0", {}),
+    ("scaling.server.timeout", "60", "60", {}),
+    ("pulse_ingest_interval", "15", "15", {}),
+    ("telescope_ingest_interval", "15", "15", {}),
+    ("plugins", "[]", None, {}),
+    ("workers", '"auto"', "auto", {"workers": 1}),
+    ("bus_shards", "1", "1", {}),
+    ("health_timeout", "20", "20", {"health_timeout": 20}),
+    ("handshake_timeout", "20", "20", {"handshake_timeout": 20}),
+    ("plugin_timeout", "5", "5", {}),
+    ("max_send_buffer", "65536", "65536", {"max_send_buffer": 65536}),
+    ("max_subscriptions_per_connection", "7", "7", {"max_subscriptions_per_connection": 7}),
+    ("cache_ttl", "60", "60", {"cache_ttl": 60}),
+    ("run_dir", '"/run/resonate"', "/run/resonate", {"run_dir": "/run/resonate"}),
+]
+APP_VALUES = [
+    ("app_id", None, "other", {"app_id": "other"}),
+    ("key", None, "other", {"key": "other"}),
+    ("secret", None, "other", {"secret": "other"}),
+    ("options.host", '"h"', "h", {"options": AppOptions(host="h")}),
+    ("options.port", "8443", "8443", {"options": AppOptions(port=8443)}),
+    ("options.scheme", '"http"', "http", {"options": AppOptions(scheme="http")}),
+    ("options.useTLS", "true", None, {"options": AppOptions(use_tls=True)}),
+    ("allowed_origins", '["a", "*.b"]', None, {"allowed_origins": ("a", "*.b")}),
+    ("ping_interval", "10", "10", {"ping_interval": 10}),
+    ("activity_timeout", "10", "10", {"activity_timeout": 10}),
+    ("max_connections", "5", "5", {"max_connections": 5}),
+    ("max_message_size", "0", "0", {"max_message_size": 0}),
+    ("accept_client_events_from", '"all"', "all", {"accept_client_events_from": "all"}),
+    ("rate_limiting.enabled", "true", "true", {"rate_limiting": RateLimiting(enabled=True)}),
+    ("rate_limiting.max_attempts", "5", "5", {"rate_limiting": RateLimiting(max_attempts=5)}),
+    ("rate_limiting.decay_seconds", "5", "5", {"rate_limiting": RateLimiting(decay_seconds=5)}),
+    ("rate_limiting.terminate_on_limit", "true", "true", {"rate_limiting": RateLimiting(terminate_on_limit=True)}),
+]
+
+
+def test_no_documented_key_is_left_out_here() -> None:
+    tls = {"options.tls.local_cert", "options.tls.local_pk", "options.tls.passphrase"}
+    assert {row[0] for row in SERVER_VALUES} | tls == set(DOCUMENTED_SERVER)
+    assert {row[0] for row in APP_VALUES} == set(DOCUMENTED_APP)
+
+
+@pytest.mark.parametrize(("key", "toml", "text", "changed"), SERVER_VALUES)
+def test_server_key(directory: Directory, key: str, toml: str, text: str | None, changed: dict[str, Any]) -> None:
+    expected = replace(Server(), **changed)
+    assert directory.toml(f"{key} = {toml}").load().server == expected
+    variable = DOCUMENTED_SERVER[key]
+    if variable is not None and text is not None:
+        assert directory.toml().dotenv(f"{variable}={text}\n").load().server == expected
+        assert directory.dotenv("").environ(**{variable: text}).load().server == expected
+
+
+@pytest.mark.parametrize(("key", "toml", "text", "changed"), APP_VALUES)
+def test_app_key(
+    directory: Directory, key: str, toml: str | None, text: str | None, changed: dict[str, Any]
+) -> None:
+    expected = replace(App(app_id="app1", key="key1", secret="hunter2"), **changed)
+    if toml is not None:
+        assert directory.app(f"{key} = {toml}").load().apps == (expected,)
+    variable = DOCUMENTED_APP[key]
+    if variable is not None and text is not None:
+        assert directory.toml().dotenv(f"{variable}={text}\n").load().apps == (expected,)
+        assert directory.dotenv("").environ(**{variable: text}).load().apps == (expected,)
+
+
+def test_tls(directory: Directory) -> None:
+    settings = directory.toml('options.tls = {local_cert = "c.pem", local_pk = "k.pem", passphrase = "hunter2"}').load()
+    assert settings.server.tls == Tls(local_cert="c.pem", local_pk="k.pem", passphrase="hunter2")
+    assert directory.toml('options.tls = {local_cert = ""}').load().server.tls is None
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "changed"),
+    [
+        ("host", "::1", {"host": "::1"}),
+        ("port", "9000", {"port": 9000}),
+        ("path", "/ws", {"path": "/ws"}),
+        ("hostname", "h", {"hostname": "h"}),
+        ("workers", "1", {"workers": 1}),
+    ],
+)
+def test_command_line(directory: Directory, option: str, value: str, changed: dict[str, Any]) -> None:
+    assert directory.toml().load({option: value}).server == replace(Server(), **changed)
+    assert directory.load({option: None}).server == Server()
+
+
+@pytest.mark.parametrize("word", ["true", "(true)", "1", "on", "yes", "TRUE"])
+def test_laravels_spellings_of_true(directory: Directory, word: str) -> None:
+    assert directory.toml().environ(REVERB_APP_RATE_LIMITING_ENABLED=word).load().apps[0].rate_limiting.enabled
+
+
+@pytest.mark.parametrize("word", ["false", "(false)", "0", "off", "no", "False"])
+def test_laravels_spellings_of_false(directory: Directory, word: str) -> None:
+    directory.app("rate_limiting.enabled = true").environ(REVERB_APP_RATE_LIMITING_ENABLED=word)
+    assert not directory.load().apps[0].rate_limiting.enabled
+
+
+@pytest.mark.parametrize("word", ["null", "(null)"])
+def test_laravels_spellings_of_null(directory: Directory, word: str) -> None:
+    settings = directory.app("max_connections = 5").environ(REVERB_APP_MAX_CONNECTIONS=word).load()
+    assert settings.apps[0].max_connections is None
