@@ -13,12 +13,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
+from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol, cast
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from resonate import __version__
 from resonate.errors import HttpError
+from resonate.http import Response, error_response
+from resonate.http.values import TEXT
 
 CONSOLE = "resonate.console"
 MAX_BODY = 4096
@@ -29,17 +32,6 @@ NEEDS_WORKER = (
     "<strong>Only this page is being served.</strong> The real-time server runs in its own kind of worker: "
     "start it with <code>gunicorn -k resonate.worker resonate:app</code>."
 )
-REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    411: "Length Required",
-    413: "Content Too Large",
-    422: "Unprocessable Content",
-    503: "Service Unavailable",
-}
 
 
 class Console(Protocol):
@@ -54,16 +46,6 @@ class Console(Protocol):
 
     def publish(self, key: str, channel: str, event: str, data: str) -> None:
         """Publish to the app with this key, as the REST API does. Raises HttpError when it cannot."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a route returns; the body of an answer to HEAD is left out when it is sent."""
-
-    status: int
-    body: bytes
-    kind: str = "application/json"
-    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +79,7 @@ class StartPage:
             ("Referrer-Policy", "same-origin"),
             ("Cache-Control", "no-store"),
         ]
-        self._routes: dict[str, dict[str, Callable[[WSGIEnvironment], Answer]]] = {
+        self._routes: dict[str, dict[str, Callable[[WSGIEnvironment], Response]]] = {
             "/": {"GET": self._show, "HEAD": self._show},
             "/publish": {"POST": self._publish},
         }
@@ -106,14 +88,13 @@ class StartPage:
         try:
             answer = self._route(environ)(environ)
         except HttpError as error:
-            body = json.dumps({"error": error.message}).encode()
-            answer = Answer(error.status, body, headers=error.headers)
+            answer = error_response(error)
         length = ("Content-Length", str(len(answer.body)))
-        headers = [("Content-Type", answer.kind), length, *answer.headers, *self._headers]
-        start_response(f"{answer.status} {REASONS.get(answer.status, 'Error')}", headers)
+        headers = [("Content-Type", answer.content_type), length, *answer.headers, *self._headers]
+        start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]
 
-    def _route(self, environ: WSGIEnvironment) -> Callable[[WSGIEnvironment], Answer]:
+    def _route(self, environ: WSGIEnvironment) -> Callable[[WSGIEnvironment], Response]:
         console = _console(environ)
         path: str = environ.get("PATH_INFO", "")
         if console and path.startswith(console.prefix + "/"):
@@ -126,7 +107,7 @@ class StartPage:
         allowed = ("Allow", ", ".join(methods))
         return methods.get(environ["REQUEST_METHOD"], lambda _: _plain(405, "Method not allowed.", allowed))
 
-    def _show(self, environ: WSGIEnvironment) -> Answer:
+    def _show(self, environ: WSGIEnvironment) -> Response:
         console = _console(environ)
         config = {
             "version": __version__,
@@ -139,9 +120,9 @@ class StartPage:
             .replace("{{notice}}", "" if console else f'<p class="notice" role="alert">{NEEDS_WORKER}</p>')
             .replace("{{config}}", _inline_json(config))
         )
-        return Answer(200, page.encode(), "text/html; charset=utf-8")
+        return Response(200, page.encode(), "text/html; charset=utf-8")
 
-    def _publish(self, environ: WSGIEnvironment) -> Answer:
+    def _publish(self, environ: WSGIEnvironment) -> Response:
         """Publish what the console of the page posts. Raises HttpError for whatever else posts here."""
         console = _console(environ)
         keys = console.keys() if console else []
@@ -153,15 +134,15 @@ class StartPage:
         if key not in keys:
             raise HttpError(422, "There is no app with this key.")
         console.publish(key, message.channel, message.event, message.data)
-        return Answer(200, b"{}")
+        return Response(200, b"{}")
 
 
 def _console(environ: WSGIEnvironment) -> Console | None:
     return cast("Console | None", environ.get(CONSOLE))
 
 
-def _plain(status: int, text: str, *headers: tuple[str, str]) -> Answer:
-    return Answer(status, text.encode(), "text/plain; charset=utf-8", headers)
+def _plain(status: int, text: str, *headers: tuple[str, str]) -> Response:
+    return Response(status, text.encode(), TEXT, headers)
 
 
 def _hash(template: str, element: str) -> str:
