@@ -46,7 +46,11 @@ class PusherConnection:
         """Bytes from the transport."""
         self._heard = self._context.reactor.wheel.now
         self._pinged = False
-        self._act(self._websocket.receive(data))
+        events = self._websocket.receive(data)
+        if self._postponed is None:
+            self._act(events)
+        else:  # TLS may hold more than the pause could stop
+            self._postponed += events
 
     def _act(self, events: list[websocket.Event]) -> None:
         """Act upon what the client has sent, unless it does not read, or the hub is behind: then it has to wait."""
