@@ -220,6 +220,9 @@ class HttpConnection:
         return 0
 
     def _waiting_for(self, handshake_timeout: int) -> tuple[str, int]:
+        """What must come next, and within how many seconds; nothing is said where it is the client's turn to read."""
+        if self._transport.congested:
+            return "", self._context.keep_alive
         if self._reader.in_body:
             return "body", BODY_TIMEOUT_S
         if self._reader.in_request:
