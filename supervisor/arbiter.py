@@ -106,6 +106,10 @@ class Master(Arbiter):  # type: ignore[misc]
 
     handle_ttou = handle_ttin
 
+    def handle_usr2(self) -> None:
+        """A second master would hold channels of its own beside the first one's."""
+        self.log.warning("SIGUSR2 is ignored: this version is upgraded by a restart")
+
 
 def check_address(host: str, port: int) -> None:
     """Raise ConfigurationError when nobody can listen there, before gunicorn tries five times and gives up.

@@ -45,6 +45,8 @@ GC_THRESHOLD: Final = 50_000
 HOUSEKEEPING_S: Final = 60
 #: Seconds before a worker that cannot start gives the arbiter the chance to try another one.
 CRASH_PAUSE_S: Final = 1
+#: All three close the clients properly.
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 #: Connections told to go in one turn of a shutdown.
 DRAIN_BATCH: Final = 100
 
@@ -58,10 +60,19 @@ class Worker(GeventWorker):  # type: ignore[misc]
     # --- the life of the process -------------------------------------------------------------------------------------
 
     def init_signals(self) -> None:
-        """As gunicorn's, but the ways to stop are taken up by the loop at once, and all mean a proper end."""
+        """As gunicorn's, but the ways to stop are taken up by the loop at once, and all mean a proper end.
+
+        What came between the fork and this has been put into this process's copy of the master's queue, where nobody
+        would look for it.
+        """
+        master = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         super().init_signals()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for number in STOP_SIGNALS:
             gevent.signal_handler(number, self._stop)
+        queue = getattr(master, "SIG_QUEUE", None)
+        while queue is not None and not queue.empty():
+            if queue.get() in STOP_SIGNALS:
+                self._stop()
 
     def _stop(self) -> None:
         self.alive = False

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -245,3 +246,16 @@ def test_json_logs(start: Start) -> None:
     utc = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:?00)")
     assert all(utc.fullmatch(entry["time"]) for entry in entries)
     assert any("key1" in entry["message"] for entry in entries)
+
+
+@pytest.mark.parametrize(
+    "command", [None, ["gunicorn", "-k", "resonate.worker", "-b", "127.0.0.1:{port}", "resonate:app"]]
+)
+def test_a_signal_while_the_worker_boots_is_not_lost(tmp_path: Path, command: list[str] | None) -> None:
+    """Between the fork and the worker's own handlers a signal lands in a copy of the master's queue."""
+    for attempt in range(3):
+        server = Server(tmp_path / str(attempt), command=command)
+        eventually(lambda: "Booting worker" in server.log(), every=0.001)  # noqa: B023 - called at once
+        began = time.monotonic()
+        assert server.stop(signal.SIGTERM) == 0
+        assert time.monotonic() - began < 15, server.log()
