@@ -7,20 +7,17 @@ the bytes that were read beyond the request, or is closed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any, Final
 
 import gevent
 from gevent.event import Event
-from geventwebsocket.websocket import Stream, WebSocket
 from gunicorn.http.errors import NoMoreData
 from gunicorn.http.parser import RequestParser
 
 from resonate.errors import HttpError
 from resonate.http import encode, error_response
 from resonate.server.transport import CHUNK, Transport
-from resonate.websocket import accept_upgrade
 
 #: How long the application may wait for bytes of a body, or of its own WebSocket: for ever, as under gunicorn's gevent
 #: worker. TCP keep-alive finds the clients that have vanished.
@@ -31,11 +28,6 @@ DRAIN_S: Final = 5
 _BUSY = HttpError(
     503, "The application is at its limit of concurrent requests.", headers=(("Retry-After", "1"),), close=True
 )
-
-WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
-#: What the WSGI callable returns once a WebSocket of the application has come to its end.
-WEBSOCKET_DONE: Final[list[bytes]] = []
 
 
 class HostedStream:
@@ -213,92 +205,3 @@ class Hosting:
         except Exception as error:
             worker.handle_error(request, stream, peer, error)
             return None
-
-
-class WebSocketRoutes:
-    """Gives the application `environ["wsgi.websocket"]` where a client asks for an upgrade (gevent-websocket)."""
-
-    def __init__(self, application: WsgiApplication, log: Any) -> None:
-        self._application = application
-        self._log = log
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ.get("HTTP_UPGRADE", "").lower() != "websocket" or "gunicorn.socket" not in environ:
-            return self._application(environ, start_response)
-        socket = environ["gunicorn.socket"]
-        websocket = HostedWebSocket(environ, socket, self._log)
-        environ["wsgi.websocket"] = websocket
-        environ["wsgi.websocket_version"] = environ.get("HTTP_SEC_WEBSOCKET_VERSION")
-        try:
-            answer = self._application(environ, start_response)
-            if not websocket.accepted:  # not a route of the application's: its answer is an ordinary one
-                return answer
-            for _ in answer:
-                pass
-        finally:
-            if websocket.accepted:
-                websocket.close()
-        return WEBSOCKET_DONE
-
-
-class HostedWebSocket(WebSocket):  # type: ignore[misc]
-    """gevent-websocket's object; the handshake is answered when the application first uses it."""
-
-    __slots__ = ("accepted",)
-
-    def __init__(self, environ: dict[str, Any], socket: HostedStream, log: Any) -> None:
-        server = SimpleNamespace(application=None, clients={})
-        handler = SimpleNamespace(server=server, logger=log, socket=socket, rfile=_Reader(socket))
-        self.accepted = False
-        super().__init__(environ, Stream(handler), handler)
-
-    def accept(self) -> None:
-        """Answer the handshake. Raises HttpError when it is not a proper one."""
-        if not self.accepted:
-            headers = {
-                key[5:].lower().replace("_", "-"): value
-                for key, value in self.environ.items()
-                if key.startswith("HTTP_")
-            }
-            version = self.environ["SERVER_PROTOCOL"].removeprefix("HTTP/")
-            self.raw_write(accept_upgrade(self.environ["REQUEST_METHOD"], version, headers))
-            self.accepted = self.handler.socket.upgraded = True
-
-    def receive(self) -> str | bytearray | None:
-        """The next message; None when the client has closed."""
-        self.accept()
-        message: str | bytearray | None = super().receive()
-        return message
-
-    def send_frame(self, message: Any, opcode: int) -> None:
-        """Send one frame; `send`, pings and the close frame all come through here."""
-        self.accept()
-        super().send_frame(message, opcode)
-
-    def close(self, code: int = 1000, message: str | bytes = b"") -> None:
-        """Close with this code and reason, which gevent-websocket 0.10.1 garbles."""
-        if not self.closed:
-            reason = message.encode() if isinstance(message, str) else bytes(message or b"")
-            super().close(code, code.to_bytes(2, "big") + reason)
-
-    def _encode_bytes(self, text: Any) -> bytes:
-        return bytes(text) if isinstance(text, bytes | bytearray) else bytes(super()._encode_bytes(text))
-
-    def __del__(self) -> None:
-        """`close` has been called by whoever ran the application."""
-
-
-class _Reader:
-    """The file that gevent-websocket reads frames from."""
-
-    def __init__(self, socket: HostedStream) -> None:
-        self._socket = socket
-
-    def read(self, size: int) -> bytes:
-        parts = bytearray()
-        while len(parts) < size:
-            data = self._socket.recv(size - len(parts))
-            if not data:
-                break
-            parts += data
-        return bytes(parts)

@@ -24,7 +24,8 @@ from resonate.server import logs, tls
 from resonate.server.calls import Calls
 from resonate.server.console import WorkerConsole
 from resonate.server.context import Context, Health
-from resonate.server.hosting import WEBSOCKET_DONE, Hosting, WebSocketRoutes
+from resonate.server.hosted_websocket import WEBSOCKET_DONE, WebSocketRoutes
+from resonate.server.hosting import Hosting
 from resonate.server.http_connection import HttpConnection
 from resonate.server.hub import Hub
 from resonate.server.link import LocalLink
