@@ -104,7 +104,7 @@ class RequestReader:
         except httptools.HttpParserUpgrade:
             pass  # whether to upgrade is not the parser's decision
         version = parser.get_http_version()
-        if version not in ("1.1", "1.0") or b" HTTP/" not in buffer[: buffer.find(b"\r\n")]:  # llhttp takes RTSP too
+        if version not in ("1.1", "1.0") or not buffer.startswith(b"HTTP/", buffer.find(b"\r\n") - 8):  # but RTSP
             raise HttpError(400, "Only HTTP/1.1 and HTTP/1.0 are spoken here.", close=True)
         path, query = _split(head.url)
         route = self._route(path)

@@ -18,7 +18,7 @@ from resonate.http import (
     json_response,
 )
 from resonate.pusher import events as wire
-from resonate.server.context import Context, Rest, Up, Upgrade, new_socket_id
+from resonate.server.context import Context, Rest, Upgrade, new_socket_id
 from resonate.server.pusher_connection import PusherConnection
 from resonate.server.transport import Transport
 from resonate.settings import App
@@ -98,14 +98,14 @@ class HttpConnection:
 
     def _serve(self, request: Request) -> None:
         self._busy = request
+        route = request.route
         try:
-            match request.route:
-                case Rest(path):
-                    self._call(request, path)
-                case Upgrade(key):
-                    self._upgrade(request, key)
-                case Up():
-                    self._respond(self._health(request))
+            if type(route) is Rest:
+                self._call(request, route.path)
+            elif type(route) is Upgrade:
+                self._upgrade(request, route.key)
+            else:
+                self._respond(self._health(request))
         except HttpError as error:
             self._respond(error_response(error))
 

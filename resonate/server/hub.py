@@ -123,10 +123,16 @@ class Hub:
             self._run()
 
     def _run(self) -> None:
+        inbox, handlers = self._inbox, self._handlers
         until = perf_counter() + SLICE_S
-        while self._targets is not None or self._inbox:
+        while inbox or self._targets is not None:
             try:
-                late = not self._spread(until) if self._targets is not None else self._step(until)
+                if self._targets is None:
+                    event = inbox.popleft()
+                    handlers[type(event)](event)
+                    late = len(inbox) > STRIDE and perf_counter() > until
+                else:
+                    late = not self._spread(until)
             except Exception:  # a defect of ours must not stop the stream
                 self._targets = None
                 self._log.exception("an event of the shard could not be handled")
@@ -139,13 +145,6 @@ class Hub:
             held, self._held = self._held, []
             for resume in held:
                 resume()
-
-    def _step(self, until: float) -> bool:
-        """Handle one event; True when time is up, of which only a long row of them makes it worth to ask."""
-        inbox = self._inbox
-        event = inbox.popleft()
-        self._handlers[type(event)](event)
-        return len(inbox) > STRIDE and perf_counter() > until
 
     def _broadcast(self, app: str, channel: str, payload: bytes, except_: str | None) -> None:
         subscribers = self._channels.get((app, channel))

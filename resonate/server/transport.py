@@ -149,6 +149,8 @@ class Transport:
         "_broken",
         "_closing",
         "_ended",
+        "_limit",
+        "_mute",
         "_out",
         "_over",
         "_queue",
@@ -170,7 +172,9 @@ class Transport:
         self._out: list[bytes] | None = None  # queued during this turn
         self._queue: deque[bytes] | None = None  # refused by the kernel; then nothing is in _out
         self._size = 0  # bytes in either
+        self._limit = reactor.limit
         self._over = False  # that was too much: what is written is dropped until the end of the turn
+        self._mute = False  # nothing can be written: so, or because of `close`
         self._broken = False  # the kernel says that the connection is gone
         self._closing = False
         self._ended = False  # the peer will send no more
@@ -206,7 +210,7 @@ class Transport:
     @property
     def congested(self) -> bool:
         """Whether so much waits for the peer that it should not be allowed to ask for more; ends with `drained`."""
-        return self._size > self.reactor.limit // 2
+        return self._size > self._limit >> 1
 
     def pause_reading(self) -> None:
         """Leave what comes in the kernel."""
@@ -234,7 +238,7 @@ class Transport:
 
     def write(self, data: bytes) -> None:
         """Queue `data`. Order is kept; nothing is written after `close`."""
-        if self._closing or self._over or (self._size > self.reactor.limit and self._press()):
+        if self._mute or (self._size > self._limit and self._press()):
             return
         self._size += len(data)
         if self._out is not None:
@@ -251,8 +255,8 @@ class Transport:
         """
         if self._queue is None:
             self._send()
-        if self._size > self.reactor.limit:
-            self._over = True
+        if self._size > self._limit:
+            self._over = self._mute = True
             self.reactor.flusher.add(self)
         return self._over
 
@@ -264,10 +268,10 @@ class Transport:
         if self._broken:
             self.abort()
         elif self._over:
-            self._over = False
+            self._over, self._mute = False, self._closing
             self.protocol.overflowed()
         elif size and self._queue is None:
-            self._emptied(size > self.reactor.limit // 2)
+            self._emptied(size > self._limit >> 1)
 
     def _send(self) -> None:
         out, self._out = self._out, None
@@ -361,7 +365,7 @@ class Transport:
         """Send what is queued, say that no more will come, and give the peer a moment to read it."""
         if self._closing:
             return
-        self._closing = True
+        self._closing = self._mute = True
         protocol, self.protocol = self.protocol, _Lingering(self)
         self.resume_reading()
         self.check_after(linger_s)
@@ -396,7 +400,7 @@ class Transport:
             return
         self.reactor.wheel.cancel(self)
         self.reactor.transports.discard(self)
-        self._closing = True
+        self._closing = self._mute = True
         self._out = self._queue = None
         self._size = 0
         self._reader.stop()
