@@ -71,6 +71,15 @@ class App:
         for key in ("app_id", "key", "secret"):
             if not getattr(self, key):
                 raise ConfigurationError(key, "is required")
+        for key in ("app_id", "key"):
+            if not re.fullmatch(r"[!-~]+", getattr(self, key)) or set(getattr(self, key)) & set("/?#%"):
+                raise ConfigurationError(
+                    key, "stands in URLs: no spaces, no /?#%, ASCII only", value=getattr(self, key)
+                )
+        try:
+            self.secret.encode()
+        except UnicodeEncodeError:
+            raise ConfigurationError("secret", "is not UTF-8") from None
         # pusher-js never connects when it is told an activity_timeout of 0
         _at_least(1, ping_interval=self.ping_interval, activity_timeout=self.activity_timeout)
         _at_least(0, max_connections=self.max_connections, max_message_size=self.max_message_size)
@@ -133,6 +142,8 @@ class Server:
             raise ConfigurationError("port", "must be from 0 to 65535", value=self.port)
         if self.path and not re.fullmatch(r"(/[^/?#\s]+)+", self.path):
             raise ConfigurationError("path", "must look like /ws, without a slash at its end", value=self.path)
+        if self.hostname is not None and not re.fullmatch(r"[!-~]+", self.hostname):
+            raise ConfigurationError("hostname", "must be a name or an address", value=self.hostname)
         if self.log_format not in ("text", "json"):
             raise ConfigurationError("log_format", "must be text or json", value=self.log_format)
         _at_least(0, auth_timestamp_grace=self.auth_timestamp_grace, drain_timeout=self.drain_timeout)

@@ -83,6 +83,7 @@ class Master(Arbiter):  # type: ignore[misc]
         server, apps = self.app.settings.server, self.app.settings.apps
         scheme = "https" if server.tls is not None else "http"
         host = server.hostname or ("127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host)  # noqa: S104
+        host = f"[{host}]" if ":" in host else host
         port = self.LISTENERS[0].getsockname()[1]
         for notice in self.app.settings.notices:
             self.log.warning("%s", notice)

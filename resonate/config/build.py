@@ -60,6 +60,10 @@ def _server(values: Mapping[str, Value]) -> Server:
     parsed = _parse(SERVER, values)
     tls = {field: parsed.pop(field) for field in ("local_cert", "local_pk", "passphrase") if field in parsed}
     given = {SERVER[name].field: value for name, value in values.items()}
+    if any(tls.values()) and not tls.get("local_cert"):
+        raise ConfigurationError(
+            "options.tls.local_cert", "is required: there is a key or a passphrase and no certificate"
+        )
     if tls.get("local_cert"):
         parsed["tls"] = _make(Tls, given, **tls)
     return _make(Server, given, **parsed)

@@ -5,6 +5,7 @@ One table for the server and one for an app; docs/configuration.md explains them
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -39,10 +40,9 @@ def integer(value: Any) -> int:
     """A whole number; the environment gives it as text."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("must be a whole number")
-    try:
-        return int(value)
-    except ValueError:
-        raise ValueError("must be a whole number") from None
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,18}", value, re.ASCII):
+        raise ValueError("must be a whole number")
+    return int(value)
 
 
 def optional_integer(value: Any) -> int | None:

@@ -29,7 +29,7 @@ def environment(directory: Path) -> dict[str, Value]:
     path = directory / ".env"
     found: dict[str, Value] = {}
     try:
-        text = dotenv_values(path) if path.is_file() else {}
+        text = dotenv_values(path, encoding="utf-8-sig") if path.exists() else {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(str(path), f"cannot be read: {error}") from None
     for source, variables in ((".env", text), ("environment", os.environ)):
@@ -45,7 +45,7 @@ def configuration_file(directory: Path, named: Value | None) -> Path | None:
             raise ConfigurationError(named.key, "no such file", source=named.source, value=named.raw)
         return path
     usual = directory / FILE
-    return usual if usual.is_file() else None
+    return usual if usual.exists() else None
 
 
 def unread_file(directory: Path) -> list[str]:
@@ -62,7 +62,7 @@ def read_file(path: Path) -> Mapping[str, Any]:
             str(path), "PHP files cannot be read by this version: use resonate.toml, or REVERB_APP_ID, _KEY and _SECRET"
         )
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(str(path), f"cannot be read: {error}") from None
 

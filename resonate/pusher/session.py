@@ -302,4 +302,6 @@ def _user_of(data: Any, key: str) -> str:
     value = data.get(key) if isinstance(data, dict) else None
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise PusherError(UNAUTHORIZED)
+    if isinstance(value, float) and abs(value) >= 2**53:  # a long integer, of which digits have been lost
+        raise PusherError(UNAUTHORIZED)
     return events.user_key(value)

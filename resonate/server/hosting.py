@@ -23,7 +23,9 @@ from resonate.server.transport import CHUNK, Transport
 #: worker. TCP keep-alive finds the clients that have vanished.
 READ_TIMEOUT_S: Final = None
 #: How long the rest of a body that the application has not read may take to come, in seconds.
-DRAIN_S: Final = 5
+DRAIN_S: Final = 30
+#: And how long it may be, in bytes: the answer has promised that the connection stays.
+DRAIN_BYTES: Final = 64 * 1024 * 1024
 
 _BUSY = HttpError(
     503, "The application is at its limit of concurrent requests.", headers=(("Retry-After", "1"),), close=True
@@ -194,7 +196,7 @@ class Hosting:
                 stream.unread(parser.unreader.read() if parser.unreader.buf.getvalue() else b"")
             if not worker.handle_request(stream.getsockname(), request, stream, peer):
                 return None
-            if not parser.finish_body(deadline=time.monotonic() + DRAIN_S):
+            if not parser.finish_body(time.monotonic() + DRAIN_S, DRAIN_BYTES):
                 return None  # where the next request begins is not known
             return bytes(parser.unreader.buf.getvalue()) + stream.rest()
         except (NoMoreData, StopIteration, ConnectionError, TimeoutError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from time import time
 from typing import Final
 
@@ -26,6 +27,9 @@ from resonate.websocket import accept_upgrade, encode_close, encode_text
 
 #: How long the body of a request may take to come, in seconds.
 BODY_TIMEOUT_S: Final = 30
+
+#: How long the rest of a request may take to come once the server is stopping, in seconds.
+STOP_PATIENCE_S: Final = 2
 
 _HEALTHY: Final = Response(200, b'{"health":"OK"}')
 _NO_APP: Final = Fault(4001, "Application does not exist")
@@ -137,6 +141,8 @@ class HttpConnection:
             return
         self._since = self._context.reactor.wheel.now
         self._patience = self._context.keep_alive
+        if self._patience < self._context.settings.server.handshake_timeout:  # nearer than the next look
+            transport.check_after(self._patience)
         if not transport.reading:  # the answer came later than the call that asked for it
             transport.resume_reading()
             self._advance()
@@ -193,8 +199,12 @@ class HttpConnection:
     # --- the end and the clock ---------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """The server goes: idle connections are closed, others after their answer."""
-        if self._busy is None and not self._reader.in_request:
+        """The server goes: idle connections are closed, others after their answer; half a request is not waited for."""
+        if self._busy is not None:
+            return
+        if self._reader.in_request:
+            self._transport.check_after(STOP_PATIENCE_S)
+        else:
             self._transport.close()
 
     def lost(self) -> None:
@@ -211,7 +221,7 @@ class HttpConnection:
             return now + every
         part, patience = self._waiting_for(every)
         due = self._since + patience
-        if now < due:
+        if now < due and not self._context.health.stopping:
             return min(due, now + every)
         if part:
             self._refuse(HttpError(408, f"The {part} of the request did not come within {patience} s.", close=True))
@@ -234,7 +244,7 @@ def _origin_host(origin: str | None) -> str | None:
     """The host of an Origin header, without scheme and port; None when there is none."""
     if origin is None or "://" not in origin:
         return None
-    authority = origin.partition("://")[2].partition("/")[0]
+    authority = re.split(r"[/?#\\]", origin.partition("://")[2], maxsplit=1)[0]
     if authority.startswith("["):
         return authority.partition("]")[0] + "]"
     return authority.partition(":")[0] or None

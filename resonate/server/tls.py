@@ -23,7 +23,8 @@ def context_of(settings: Tls) -> ssl.SSLContext:
         raise ConfigurationError("options.tls", f"no such file: {files}") from None
     except OSError as error:  # ssl.SSLError is one
         files = f"{settings.local_cert} and {settings.local_pk or 'the key in it'}"
-        raise ConfigurationError("options.tls", f"{files} cannot be used: {error}") from None
+        hint = ", or the passphrase is not theirs" if settings.passphrase else ", or the key wants a passphrase"
+        raise ConfigurationError("options.tls", f"{files} cannot be used: {error}{hint}") from None
     return _http_only(context)
 
 

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import orjson
 
+from resonate.pusher.channels import USER_PREFIX
+
 _SECRET: Final = frozenset(("auth", "channel_data", "user_data", "user_id", "shared_secret"))
 _HIDDEN: Final = "[redacted]"
 _LONGEST: Final = 500
@@ -30,7 +32,8 @@ class Tracer:
 
     def broadcast(self, channel: str, subscribers: int, text: bytes) -> None:
         """The subscribers of a channel in this worker have been told this."""
-        self._log.debug("%d subscribers of %r < %s", subscribers, channel, redact(text))
+        shown = _without_secrets(channel)
+        self._log.debug("%d subscribers of %r < %s", subscribers, shown, redact(text))
 
 
 def redact(text: bytes) -> str:
@@ -56,6 +59,8 @@ def _without_secrets(value: Any) -> Any:
         return {key: _HIDDEN if key in _SECRET else _without_secrets(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_without_secrets(inner) for inner in value]
+    if isinstance(value, str) and value.startswith(USER_PREFIX):
+        return USER_PREFIX + _HIDDEN
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
             return orjson.dumps(_without_secrets(orjson.loads(value))).decode()
