@@ -37,6 +37,7 @@ class PusherConnection:
     def open(self) -> None:
         """The upgrade has been answered."""
         self._context.hub.add(self)
+        self.transport.eager = False
         self.transport.check_after(self.session.app.ping_interval)
         self._apply(self.session.open())
 

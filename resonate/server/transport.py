@@ -96,21 +96,27 @@ class _Lingering(_Nobody):
 
 
 class Flusher:
-    """Sends at the end of a turn what was queued during it; long turns are sliced, in order."""
+    """Sends at the end of a turn what was queued during it; long turns are sliced, in order.
+
+    Answers to requests go first: while a broadcast is being sent, those who published are at work on their next event,
+    and more of those meet in the next turn.
+    """
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
         self._again = loop.timer(0)
+        self._eager: list[Transport] = []
         self._dirty: list[Transport] = []
 
     def add(self, transport: Transport) -> None:
         """`transport` has its first output of this turn."""
-        if not self._dirty:
+        if not self._dirty and not self._eager:
             self._loop.run_callback(self._flush)
-        self._dirty.append(transport)
+        (self._eager if transport.eager else self._dirty).append(transport)
 
     def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
+        dirty = self._eager + self._dirty
+        self._eager, self._dirty = [], []
         until = perf_counter() + SLICE_S
         for index, transport in enumerate(dirty):
             try:
@@ -119,7 +125,7 @@ class Flusher:
                 transport.fail()
             if not index & 63 and perf_counter() > until:
                 self._dirty = dirty[index + 1 :] + self._dirty
-                if self._dirty:
+                if self._dirty or self._eager:
                     self._again.start(self._flush)
                 return
 
@@ -158,6 +164,7 @@ class Transport:
         "_size",
         "_writer",
         "check_at",
+        "eager",
         "protocol",
         "reactor",
         "sock",
@@ -169,6 +176,7 @@ class Transport:
         self.sock = sock
         self.reactor = reactor
         self.check_at = 0
+        self.eager = True  # whether its output goes before that of others
         self._out: list[bytes] | None = None  # queued during this turn
         self._queue: deque[bytes] | None = None  # refused by the kernel; then nothing is in _out
         self._size = 0  # bytes in either
