@@ -128,21 +128,10 @@ class Terminate(NamedTuple):
     user: str
 
 
-Request = (
-    Connect
-    | Disconnect
-    | Attach
-    | Detach
-    | Subscribe
-    | Refresh
-    | Unsubscribe
-    | Publish
-    | Describe
-    | ListChannels
-    | ListUsers
-    | CountConnections
-    | Terminate
-)
+#: What REST asks: each has a `ref`, and one answer.
+Question = Publish | Describe | ListChannels | ListUsers | CountConnections | Terminate
+
+Request = Connect | Disconnect | Attach | Detach | Subscribe | Refresh | Unsubscribe | Question
 
 # --- shard to worker -------------------------------------------------------------------------------------------------
 

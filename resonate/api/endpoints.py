@@ -20,14 +20,14 @@ from resonate.messages import (
     ListChannels,
     ListUsers,
     Publish,
-    Request,
+    Question,
     Terminate,
 )
 from resonate.pusher import events as wire
 from resonate.pusher import kind_of, user_channel
 from resonate.settings import App
 
-Endpoint = Generator[list[Request], list[Any], Response]
+Endpoint = Generator[list[Question], list[Any], Response]
 
 _DONE: Final = Response(200, b"{}")
 _BATCH_DONE: Final = Response(200, b'{"batch":{}}')

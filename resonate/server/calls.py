@@ -9,7 +9,7 @@ from typing import Any
 from resonate.api import Endpoint
 from resonate.errors import HttpError
 from resonate.http import Response, error_response
-from resonate.messages import Answer, Request
+from resonate.messages import Answer, Question
 
 Respond = Callable[[Response], None]
 
@@ -31,7 +31,7 @@ class _Running:
 class Calls:
     """`send` takes a request to the shard that is its home."""
 
-    def __init__(self, send: Callable[[Request], None], log: Logger) -> None:
+    def __init__(self, send: Callable[[Question], None], log: Logger) -> None:
         self._send = send
         self._log = log
         self._waiting: dict[int, tuple[_Running, int]] = {}
@@ -61,13 +61,13 @@ class Calls:
         else:
             self._ask(running, requests)
 
-    def _ask(self, running: _Running, requests: list[Request]) -> None:
+    def _ask(self, running: _Running, requests: list[Question]) -> None:
         if not requests:
             self._advance(running, [])
             return
         running.missing = len(requests)
         running.answers = [None] * len(requests)
         for index, request in enumerate(requests):
-            self._waiting[request.ref] = (running, index)  # type: ignore[union-attr]
+            self._waiting[request.ref] = (running, index)
         for request in requests:
             self._send(request)

@@ -156,12 +156,12 @@ class PusherConnection:
 
     def _apply(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if type(effect) is bytes:
+            if isinstance(effect, bytes):
                 self._send(effect)
-            elif type(effect) is Close:
+            elif isinstance(effect, Close):
                 self._finish(effect.code, effect.reason)
             else:
-                self._request(effect)  # type: ignore[arg-type]  # what is left of the union
+                self._request(effect)
 
     def _request(self, request: Request) -> None:
         if type(request) is Unsubscribe:
