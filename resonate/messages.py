@@ -160,12 +160,13 @@ class Subscribed(NamedTuple):
 
 
 class Publication(NamedTuple):
-    """An event at its place in the channel's order; for every subscriber but `except_`."""
+    """An event at its place in the channel's order; for every subscriber but `except_`. `keep_s` as in `Publish`."""
 
     app: str
     channel: str
     payload: bytes
     except_: str | None
+    keep_s: int
 
 
 class MemberAdded(NamedTuple):
@@ -208,3 +209,31 @@ class ChannelInfo(NamedTuple):
     subscriptions: int
     users: int
     cached: bytes | None
+
+
+# --- between a worker and a shard that is new to it ------------------------------------------------------------------
+
+
+class ChannelHolding(NamedTuple):
+    """What a worker holds of one channel: subscriptions, and members as (user, data, connections)."""
+
+    app: str
+    channel: str
+    subscriptions: int
+    members: list[tuple[str, dict[str, Any], int]]
+
+
+class Declaration(NamedTuple):
+    """All that a worker holds on a shard: connections by app as (app, connected, attached), and channels.
+
+    `cached` are the last events of cache channels that it has seen, as (app, channel, payload, seconds left); `seen`
+    the requests whose outcome it has lately seen, as (origin, seq, place). `requests` are those that it makes again, or
+    has never sent, numbered from `first` on: what it holds is what it held before them.
+    """
+
+    apps: list[tuple[str, int, int]]
+    channels: list[ChannelHolding]
+    cached: list[tuple[str, str, bytes, int]]
+    seen: list[tuple[str, int, int]]
+    first: int
+    requests: list[Request]

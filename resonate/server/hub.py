@@ -172,7 +172,7 @@ class Hub:
         return True
 
     def _publication(self, event: Publication) -> None:
-        self._broadcast(*event)
+        self._broadcast(event.app, event.channel, event.payload, event.except_)
 
     def _member_added(self, event: MemberAdded) -> None:
         self._broadcast(event.app, event.channel, wire.member_added(event.channel, event.data), event.except_)

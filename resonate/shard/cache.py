@@ -41,6 +41,10 @@ class EventCache:
         self._remove(key)
         return None
 
+    def items(self, now: float) -> list[tuple[Key, bytes, int]]:
+        """All that is kept, the oldest first, with the whole seconds that it still has."""
+        return [(key, payload, int(until - now)) for key, (payload, until) in self._entries.items() if until - now >= 1]
+
     def prune(self, now: float) -> None:
         """Forget what has run out."""
         for key in [key for key, (_, until) in self._entries.items() if until <= now]:

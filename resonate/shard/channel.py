@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from resonate.messages import ChannelInfo, Member
+from resonate.messages import ChannelHolding, ChannelInfo, Member
 
 
 class User:
@@ -54,6 +54,23 @@ class Channel:
         if not user.holders[worker]:
             del user.holders[worker]
         return None if user.holders else self.users.pop(key)
+
+    def declare(self, worker: str, holding: ChannelHolding) -> None:
+        """What a worker has held since before this shard began."""
+        self.interest[worker] = self.interest.get(worker, 0) + holding.subscriptions
+        for key, data, connections in holding.members:
+            self.users = {} if self.users is None else self.users
+            user = self.users.setdefault(key, User(data))
+            user.holders[worker] += connections
+
+    def forget(self, worker: str) -> list[User]:
+        """Drop all that a worker held; the users who have gone with it."""
+        del self.interest[worker]
+        gone = []
+        for key, user in list((self.users or {}).items()):
+            if user.holders.pop(worker, 0) and not user.holders and self.users is not None:
+                gone.append(self.users.pop(key))
+        return gone
 
     def members(self) -> list[tuple[Any, Any]] | None:
         """The users as (id, user_info); None when this is no presence channel."""

@@ -17,6 +17,7 @@ from resonate.messages import (
     Connect,
     Connected,
     CountConnections,
+    Declaration,
     Describe,
     Detach,
     Disconnect,
@@ -64,12 +65,40 @@ class Shard:
         """A worker has come; messages for all workers reach it from now on."""
         self._workers[worker] = None
 
+    def leave(self, worker: str) -> Outgoing:
+        """A worker has gone, and with it all that it held; the others hear of the members who left."""
+        self._workers.pop(worker, None)
+        outgoing: Outgoing = []
+        for app_id, app in self._apps.items():
+            app.connected.pop(worker, None)
+            app.attached.pop(worker, None)
+            for name, channel in [item for item in app.channels.items() if worker in item[1].interest]:
+                removed = [MemberRemoved(app_id, name, user.id) for user in channel.forget(worker)]
+                outgoing += [(other, event) for event in removed for other in channel.interest]
+                if not channel.interest:
+                    del app.channels[name]
+        return outgoing
+
+    def declare(self, worker: str, declaration: Declaration, now: float) -> None:
+        """What a worker has held since before this shard began. Nobody is told: to the clients it is not news."""
+        for app_id, connected, attached in declaration.apps:
+            app = self._app(app_id)
+            app.connected[worker] += connected
+            app.attached[worker] += attached
+        for holding in declaration.channels:
+            self._app(holding.app).channels.setdefault(holding.channel, Channel()).declare(worker, holding)
+        for app_id, name, payload, keep_s in declaration.cached:
+            self._cache.put((app_id, name), payload, now, keep_s)
+
+    def _app(self, app_id: str) -> _App:
+        app = self._apps.get(app_id)
+        if app is None:
+            app = self._apps[app_id] = _App()
+        return app
+
     def handle(self, worker: str, request: Request, now: float) -> Outgoing:
         """Act upon a request of `worker`; what is to be sent to whom, in order."""
-        app = self._apps.get(request.app)
-        if app is None:
-            app = self._apps[request.app] = _App()
-        return _HANDLERS[type(request)](self, app, worker, request, now)
+        return _HANDLERS[type(request)](self, self._app(request.app), worker, request, now)
 
     def prune(self, now: float) -> None:
         """Forget cached events whose time is over. To be called every now and then."""
@@ -137,7 +166,7 @@ class Shard:
             self._cache.put((app_id, name), payload, now, keep_s)
         outgoing: Outgoing = []
         if channel is not None:
-            publication = Publication(app_id, name, payload, except_)
+            publication = Publication(app_id, name, payload, except_, keep_s)
             outgoing = [(holder, publication) for holder in channel.interest]
         if ref:
             outgoing.append((worker, Answer(ref, self._info(app, app_id, name, now))))

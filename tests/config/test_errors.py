@@ -104,8 +104,8 @@ def test_an_unknown_key_is_told_with_those_that_are_known(directory: Directory) 
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ('[server.reverb]\nport = 1\n', "server"),
-        ('[servers.other]\nport = 1\n', "servers.other"),
+        ("[server.reverb]\nport = 1\n", "server"),
+        ("[servers.other]\nport = 1\n", "servers.other"),
         ('default = "other"\n', "default"),
         ('[apps]\nprovider = "database"\n', "apps.provider"),
         ('apps = "hunter2"\n', "apps"),

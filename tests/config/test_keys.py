@@ -162,9 +162,7 @@ def test_server_key(directory: Directory, key: str, toml: str, text: str | None,
 
 
 @pytest.mark.parametrize(("key", "toml", "text", "changed"), APP_VALUES)
-def test_app_key(
-    directory: Directory, key: str, toml: str | None, text: str | None, changed: dict[str, Any]
-) -> None:
+def test_app_key(directory: Directory, key: str, toml: str | None, text: str | None, changed: dict[str, Any]) -> None:
     expected = replace(App(app_id="app1", key="key1", secret="hunter2"), **changed)
     if toml is not None:
         assert directory.app(f"{key} = {toml}").load().apps == (expected,)

@@ -108,9 +108,7 @@ def test_the_command_lines_file_wins(directory: Directory) -> None:
     assert directory.load(file=str(directory.path / "b.toml")).server.port == 2222
 
 
-def test_the_file_is_looked_for_in_the_working_directory(
-    directory: Directory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_is_looked_for_in_the_working_directory(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
     from resonate import config
 
     directory.toml("port = 1111")

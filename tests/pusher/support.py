@@ -64,9 +64,7 @@ def asked(session: Session, channel: str, channel_data: str | None = None) -> Su
     return request
 
 
-def answer(
-    request: Effect, members: list[tuple[Any, Any]] | None = None, cached: bytes | None = None
-) -> Subscribed:
+def answer(request: Effect, members: list[tuple[Any, Any]] | None = None, cached: bytes | None = None) -> Subscribed:
     """The shard's answer to a subscription."""
     assert isinstance(request, Subscribe | Refresh), request
     return Subscribed(request.app, request.channel, request.socket, request.ref, members, cached)

@@ -140,7 +140,7 @@ class World:
         return client
 
     def publish(self, channel: str, payload: bytes, except_: str | None = None, app: str = "app1") -> None:
-        self.hub.receive([Publication(app, channel, payload, except_)])
+        self.hub.receive([Publication(app, channel, payload, except_, 0)])
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def test_an_event_goes_once_to_each_worker_that_cares_and_the_answer_comes_last(
     subscribe(shard, "a", "news")
     subscribe(shard, "a", "news", "1.2")
     subscribe(shard, "b", "news", "2.2")
-    publication = Publication("app1", "news", b"e", "1.1")
+    publication = Publication("app1", "news", b"e", "1.1", 0)
     outgoing = shard.handle("a", Publish(5, "app1", "news", b"e", "1.1", 0), 0)
     assert Counter(receiver for receiver, event in outgoing if event == publication) == {"a": 1, "b": 1}
     assert outgoing[-1] == ("a", Answer(5, ChannelInfo(3, 0, None)))

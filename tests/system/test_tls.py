@@ -288,8 +288,9 @@ def test_rubbish_after_the_handshake_is_closed(
 
 
 def test_a_client_that_does_not_trust_the_server(server: Server, bystander: Client) -> None:
-    with pytest.raises(ssl.SSLCertVerificationError), ssl.create_default_context().wrap_socket(
-        dial(server), server_hostname="localhost"
+    with (
+        pytest.raises(ssl.SSLCertVerificationError),
+        ssl.create_default_context().wrap_socket(dial(server), server_hostname="localhost"),
     ):
         pass
 
