@@ -12,7 +12,6 @@ from tests.support.client import Client
 from tests.support.rest import Rest
 from tests.support.server import Server
 
-
 # A noisy machine is no reason to fail: nothing here depends on how long an example takes.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
