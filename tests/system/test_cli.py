@@ -255,7 +255,10 @@ def test_a_signal_while_the_worker_boots_is_not_lost(tmp_path: Path, command: li
     """Between the fork and the worker's own handlers a signal lands in a copy of the master's queue."""
     for attempt in range(3):
         server = Server(tmp_path / str(attempt), command=command)
-        eventually(lambda: "Booting worker" in server.log(), every=0.001)  # noqa: B023 - called at once
-        began = time.monotonic()
-        assert server.stop(signal.SIGTERM) == 0
-        assert time.monotonic() - began < 15, server.log()
+        try:
+            eventually(lambda: "Booting worker" in server.log(), every=0.001)  # noqa: B023 - called at once
+            began = time.monotonic()
+            assert server.stop(signal.SIGTERM) == 0
+            assert time.monotonic() - began < 15, server.log()
+        finally:
+            server.kill()
