@@ -14,6 +14,9 @@ from typing import Final
 from resonate.errors import ConfigurationError
 
 CLIENT_EVENT_POLICIES: Final = ("all", "members", "none")
+#: Processes of one host. Each worker speaks with each shard.
+MAX_WORKERS: Final = 256
+MAX_SHARDS: Final = 32
 
 
 def _at_least(least: int, **values: int | None) -> None:
@@ -128,18 +131,24 @@ class Server:
     auth_timestamp_grace: int = 600
     drain_timeout: int = 30
     workers: int = 1
+    bus_shards: int = 1
+    worker_timeout: int = 30
     health_timeout: int = 10
     handshake_timeout: int = 10
     max_send_buffer: int = 1024 * 1024
     max_subscriptions_per_connection: int = 1000
     cache_ttl: int = 1800
     run_dir: str | None = None
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 9464
     console: bool = True
     log_format: str = "text"
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigurationError("port", "must be from 0 to 65535", value=self.port)
+        if not 0 <= self.metrics_port <= 65535:
+            raise ConfigurationError("metrics_port", "must be from 1 to 65535, or 0 for none", value=self.metrics_port)
         if self.path and not re.fullmatch(r"(/[^/?#\s]+)+", self.path):
             raise ConfigurationError("path", "must look like /ws, without a slash at its end", value=self.path)
         if self.hostname is not None and not re.fullmatch(r"[!-~]+", self.hostname):
@@ -151,12 +160,17 @@ class Server:
             1,
             max_request_size=self.max_request_size,
             workers=self.workers,
+            bus_shards=self.bus_shards,
+            worker_timeout=self.worker_timeout,
             health_timeout=self.health_timeout,
             handshake_timeout=self.handshake_timeout,
             max_subscriptions_per_connection=self.max_subscriptions_per_connection,
             cache_ttl=self.cache_ttl,
         )
         _at_least(4096, max_send_buffer=self.max_send_buffer)
+        for key, most in (("workers", MAX_WORKERS), ("bus_shards", MAX_SHARDS)):
+            if getattr(self, key) > most:
+                raise ConfigurationError(key, f"must be {most} or less", value=getattr(self, key))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ One table for the server and one for an app; docs/configuration.md explains them
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -70,11 +71,9 @@ def texts(value: Any) -> tuple[str, ...]:
     return tuple(item.strip() for item in items)
 
 
-def one(value: Any) -> int:
-    """A number of processes. This version runs one of each."""
-    if value == "auto" or integer(value) == 1:
-        return 1
-    raise ValueError("must be 1: this version serves with one worker process")
+def processes(value: Any) -> int:
+    """A number of processes; `auto` is one for each core that this process may use."""
+    return len(os.sched_getaffinity(0)) if value == "auto" else integer(value)
 
 
 def nothing(value: Any) -> None:
@@ -106,8 +105,9 @@ SERVER: Final[dict[str, Key]] = {
     "pulse_ingest_interval": Key(None, "REVERB_PULSE_INGEST_INTERVAL", integer),
     "telescope_ingest_interval": Key(None, "REVERB_TELESCOPE_INGEST_INTERVAL", integer),
     "plugins": Key(None, None, nothing),
-    "workers": Key("workers", "RESONATE_WORKERS", one),
-    "bus_shards": Key(None, "RESONATE_BUS_SHARDS", one),
+    "workers": Key("workers", "RESONATE_WORKERS", processes),
+    "bus_shards": Key("bus_shards", "RESONATE_BUS_SHARDS", integer),
+    "worker_timeout": Key("worker_timeout", "RESONATE_WORKER_TIMEOUT", integer),
     "health_timeout": Key("health_timeout", "RESONATE_HEALTH_TIMEOUT", integer),
     "handshake_timeout": Key("handshake_timeout", "RESONATE_HANDSHAKE_TIMEOUT", integer),
     "plugin_timeout": Key(None, "RESONATE_PLUGIN_TIMEOUT", integer),
@@ -117,6 +117,8 @@ SERVER: Final[dict[str, Key]] = {
     ),
     "cache_ttl": Key("cache_ttl", "RESONATE_CACHE_TTL", integer),
     "run_dir": Key("run_dir", "RESONATE_RUN_DIR", optional_text),
+    "metrics_host": Key("metrics_host", "RESONATE_METRICS_HOST", text),
+    "metrics_port": Key("metrics_port", "RESONATE_METRICS_PORT", integer),
     "console": Key("console", "RESONATE_CONSOLE", flag),
     "log_format": Key("log_format", "RESONATE_LOG_FORMAT", text),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,9 @@ DOCUMENTED_SERVER: dict[str, str | None] = {
     "max_subscriptions_per_connection": "RESONATE_MAX_SUBSCRIPTIONS_PER_CONNECTION",
     "cache_ttl": "RESONATE_CACHE_TTL",
     "run_dir": "RESONATE_RUN_DIR",
+    "worker_timeout": "RESONATE_WORKER_TIMEOUT",
+    "metrics_host": "RESONATE_METRICS_HOST",
+    "metrics_port": "RESONATE_METRICS_PORT",
 }
 DOCUMENTED_APP: dict[str, str | None] = {
     "app_id": "REVERB_APP_ID",
@@ -114,8 +118,12 @@ SERVER_VALUES = [
     ("pulse_ingest_interval", "15", "15", {}),
     ("telescope_ingest_interval", "15", "15", {}),
     ("plugins", "[]", None, {}),
-    ("workers", '"auto"', "auto", {"workers": 1}),
-    ("bus_shards", "1", "1", {}),
+    ("workers", '"auto"', "auto", {"workers": len(os.sched_getaffinity(0))}),
+    ("workers", "4", "4", {"workers": 4}),
+    ("bus_shards", "2", "2", {"bus_shards": 2}),
+    ("worker_timeout", "5", "5", {"worker_timeout": 5}),
+    ("metrics_host", '"::1"', "::1", {"metrics_host": "::1"}),
+    ("metrics_port", "0", "0", {"metrics_port": 0}),
     ("health_timeout", "20", "20", {"health_timeout": 20}),
     ("handshake_timeout", "20", "20", {"handshake_timeout": 20}),
     ("plugin_timeout", "5", "5", {}),
@@ -185,7 +193,7 @@ def test_tls(directory: Directory) -> None:
         ("port", "9000", {"port": 9000}),
         ("path", "/ws", {"path": "/ws"}),
         ("hostname", "h", {"hostname": "h"}),
-        ("workers", "1", {"workers": 1}),
+        ("workers", "3", {"workers": 3}),
     ],
 )
 def test_command_line(directory: Directory, option: str, value: str, changed: dict[str, Any]) -> None:
