@@ -6,7 +6,9 @@ importing the package costs nothing and pulls in neither gevent nor gunicorn.
 
 from typing import Any
 
-__version__ = "0.1.0"
+from resonate.version import VERSION
+
+__version__ = VERSION
 
 
 def __getattr__(name: str) -> Any:

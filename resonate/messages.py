@@ -1,4 +1,4 @@
-"""The vocabulary of workers and shards.
+"""The vocabulary of workers and shards. How it travels between processes is resonate.encoding's.
 
 A worker sends requests to the shard that is home to the channel (or, for what concerns an app as a whole, to the app);
 the shard answers, and tells workers what happens on the channels that they hold. Both directions are ordered. All are
@@ -10,6 +10,13 @@ plain tuples of values that JSON can carry, apart from payloads, which are bytes
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+
+import orjson
+
+
+def user_key(user_id: Any) -> str:
+    """A user id as it is compared: a string."""
+    return user_id if isinstance(user_id, str) else orjson.dumps(user_id).decode()
 
 
 class Member(NamedTuple):
@@ -76,7 +83,7 @@ class Unsubscribe(NamedTuple):
 
 
 class Publish(NamedTuple):
-    """An event for a channel. With a `ref` other than 0 it is answered by an `Answer` that holds `ChannelInfo`.
+    """An event for a channel. With a `ref` other than 0 it is answered: by `ChannelInfo` if `info` is wanted.
 
     `except_` is the socket id that does not get it, `keep_s` for how many seconds a late subscriber still does.
     """
@@ -87,6 +94,7 @@ class Publish(NamedTuple):
     payload: bytes
     except_: str | None
     keep_s: int
+    info: bool = False
 
 
 class Describe(NamedTuple):
@@ -98,11 +106,15 @@ class Describe(NamedTuple):
 
 
 class ListChannels(NamedTuple):
-    """Answered by a dict of the occupied channels' names to `ChannelInfo`."""
+    """Answered by a dict of the occupied channels' names to `ChannelInfo`; by each shard, of those that it has.
+
+    `cached`: whether the payloads kept for late subscribers are wanted too.
+    """
 
     ref: int
     app: str
     prefix: str
+    cached: bool
 
 
 class ListUsers(NamedTuple):
@@ -128,10 +140,25 @@ class Terminate(NamedTuple):
     user: str
 
 
-#: What REST asks: each has a `ref`, and one answer.
-Question = Publish | Describe | ListChannels | ListUsers | CountConnections | Terminate
+class Inspect(NamedTuple):
+    """Answered by each shard with a list of counters: its own, and those that workers have reported to it."""
+
+    ref: int
+    app: str = ""
+
+
+#: What REST asks: each has a `ref`, and one answer from each shard that it concerns.
+Question = Publish | Describe | ListChannels | ListUsers | CountConnections | Terminate | Inspect
 
 Request = Connect | Disconnect | Attach | Detach | Subscribe | Refresh | Unsubscribe | Question
+
+
+def plain_ref(request: Request) -> int:
+    """The `ref` of a request whose answer has no value, else 0: on the bus its acknowledgement is all the answer."""
+    if isinstance(request, Publish):
+        return 0 if request.info else request.ref
+    return request.ref if isinstance(request, Terminate) else 0
+
 
 # --- shard to worker -------------------------------------------------------------------------------------------------
 
@@ -186,6 +213,14 @@ class MemberRemoved(NamedTuple):
     id: Any
 
 
+class Present(NamedTuple):
+    """Who is on a presence channel, after a shard has died. What clients have not been told yet is news to them."""
+
+    app: str
+    channel: str
+    members: list[tuple[Any, Any]]
+
+
 class Expel(NamedTuple):
     """Close every connection of this user."""
 
@@ -200,7 +235,7 @@ class Answer(NamedTuple):
     value: Any
 
 
-Event = Connected | Subscribed | Publication | MemberAdded | MemberRemoved | Expel | Answer
+Event = Connected | Subscribed | Publication | MemberAdded | MemberRemoved | Present | Expel | Answer
 
 
 class ChannelInfo(NamedTuple):
@@ -226,14 +261,89 @@ class ChannelHolding(NamedTuple):
 class Declaration(NamedTuple):
     """All that a worker holds on a shard: connections by app as (app, connected, attached), and channels.
 
-    `cached` are the last events of cache channels that it has seen, as (app, channel, payload, seconds left); `seen`
-    the requests whose outcome it has lately seen, as (origin, seq, place). `requests` are those that it makes again, or
-    has never sent, numbered from `first` on: what it holds is what it held before them.
+    `cached` are the last events of cache channels that it knows, as (app, channel, payload, seconds left, place);
+    `seen` the requests whose outcome it has lately seen, as (origin, seq, place). `requests` are those that it makes
+    again, or has never sent, numbered from `first` on: what it holds is what it held before them. Up to the place
+    `stable` every worker has dealt with everything.
     """
 
     apps: list[tuple[str, int, int]]
     channels: list[ChannelHolding]
-    cached: list[tuple[str, str, bytes, int]]
+    cached: list[tuple[str, str, bytes, int, int]]
     seen: list[tuple[str, int, int]]
     first: int
     requests: list[Request]
+    stable: int = 0
+
+
+class Stamped(NamedTuple):
+    """What one request (or death) means for one receiver. `place` is its position in the shard's order.
+
+    `origin` and `seq` name the request: its sender, and the sender's number for it.
+    """
+
+    origin: str
+    seq: int
+    place: int
+    events: list[Event]
+
+
+class Ack(NamedTuple):
+    """Tells a worker that `size` of its requests are done: the last is `seq`, at `place`, the others before it."""
+
+    seq: int
+    place: int
+    size: int
+
+
+class Mark(NamedTuple):
+    """Tells a worker how far the shard has come with another: the request `seq` of `origin` was done at `place`."""
+
+    origin: str
+    seq: int
+    place: int
+
+
+# --- frames ----------------------------------------------------------------------------------------------------------
+
+
+class Hello(NamedTuple):
+    """A worker is there, and declares what it holds."""
+
+    worker: str
+    declaration: Declaration
+
+
+class Batch(NamedTuple):
+    """Requests of a worker, numbered from `first` on. `received` is the last parcel that it has dealt with."""
+
+    worker: str
+    received: int
+    first: int
+    requests: list[Request]
+
+
+class Beat(NamedTuple):
+    """A worker lives. `counters` are what it has counted so far, None where only `received` is news."""
+
+    worker: str
+    received: int
+    counters: dict[str, Any] | None
+
+
+class Parcel(NamedTuple):
+    """What a shard tells a worker. `shard` is its name, `number` counts the parcels to this worker from 1 on.
+
+    Every worker has dealt with everything up to the place `stable`, which is -1 while the shard recovers. Events and
+    acks are each in order.
+    """
+
+    shard: str
+    number: int
+    stable: int
+    acks: list[Ack]
+    marks: list[Mark]
+    events: list[Stamped]
+
+
+Frame = Hello | Batch | Beat | Parcel

@@ -1,0 +1,446 @@
+"""Frames of the bus: what is written is read again, and whatever else comes in is refused with one error."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resonate.encoding import EncodingError, decode, encode
+from resonate.errors import PusherError
+from resonate.messages import (
+    Ack,
+    Answer,
+    Attach,
+    Batch,
+    Beat,
+    ChannelHolding,
+    ChannelInfo,
+    Connect,
+    Connected,
+    CountConnections,
+    Declaration,
+    Describe,
+    Detach,
+    Disconnect,
+    Event,
+    Expel,
+    Frame,
+    Hello,
+    Inspect,
+    ListChannels,
+    ListUsers,
+    Mark,
+    Member,
+    MemberAdded,
+    MemberRemoved,
+    Parcel,
+    Present,
+    Publication,
+    Publish,
+    Refresh,
+    Request,
+    Stamped,
+    Subscribe,
+    Subscribed,
+    Terminate,
+    Unsubscribe,
+)
+from resonate.pusher import events
+
+# --- any value of each kind ------------------------------------------------------------------------------------------
+
+TEXT = st.text(max_size=20)
+NUMBER = st.integers(0, 2**53)
+PAYLOAD = st.binary(max_size=40)
+MAYBE_PAYLOAD = st.none() | PAYLOAD
+SCALAR = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | TEXT
+JSON: st.SearchStrategy[Any] = st.recursive(
+    SCALAR | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+USER_ID = TEXT | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+DATA = st.builds(
+    lambda more, id_, info: {**more, "user_id": id_, "user_info": info},
+    st.dictionaries(TEXT, SCALAR, max_size=2),
+    USER_ID,
+    JSON,
+)
+PAIRS = st.lists(st.tuples(USER_ID, JSON), max_size=3)
+INFO = st.builds(ChannelInfo, NUMBER, NUMBER, MAYBE_PAYLOAD)
+VALUE: st.SearchStrategy[Any] = SCALAR | st.lists(JSON, max_size=3) | INFO | st.dictionaries(TEXT, INFO, max_size=3)
+
+REQUESTS: dict[type, st.SearchStrategy[Request]] = {
+    Connect: st.builds(Connect, TEXT, TEXT, st.none() | NUMBER),
+    Disconnect: st.builds(Disconnect, TEXT),
+    Attach: st.builds(Attach, TEXT),
+    Detach: st.builds(Detach, TEXT),
+    Subscribe: st.builds(Subscribe, TEXT, TEXT, TEXT, NUMBER, st.none() | st.builds(Member, TEXT, DATA)),
+    Refresh: st.builds(Refresh, TEXT, TEXT, TEXT, NUMBER),
+    Unsubscribe: st.builds(Unsubscribe, TEXT, TEXT, st.none() | TEXT),
+    Publish: st.builds(Publish, NUMBER, TEXT, TEXT, PAYLOAD, st.none() | TEXT, NUMBER, st.booleans()),
+    Describe: st.builds(Describe, NUMBER, TEXT, TEXT),
+    ListChannels: st.builds(ListChannels, NUMBER, TEXT, TEXT, st.booleans()),
+    ListUsers: st.builds(ListUsers, NUMBER, TEXT, TEXT),
+    CountConnections: st.builds(CountConnections, NUMBER, TEXT),
+    Terminate: st.builds(Terminate, NUMBER, TEXT, TEXT),
+    Inspect: st.builds(Inspect, NUMBER, TEXT),
+}
+EVENTS: dict[type, st.SearchStrategy[Event]] = {
+    Connected: st.builds(Connected, TEXT, TEXT, st.booleans()),
+    Subscribed: st.builds(Subscribed, TEXT, TEXT, TEXT, NUMBER, st.none() | PAIRS, MAYBE_PAYLOAD),
+    Publication: st.builds(Publication, TEXT, TEXT, PAYLOAD, st.none() | TEXT, NUMBER),
+    MemberAdded: st.builds(MemberAdded, TEXT, TEXT, DATA, TEXT),
+    MemberRemoved: st.builds(MemberRemoved, TEXT, TEXT, USER_ID),
+    Present: st.builds(Present, TEXT, TEXT, PAIRS),
+    Expel: st.builds(Expel, TEXT, TEXT),
+    Answer: st.builds(Answer, NUMBER, VALUE),
+}
+ANY_REQUESTS = st.lists(st.one_of(*REQUESTS.values()), max_size=4)
+ANY_EVENTS = st.lists(st.one_of(*EVENTS.values()), max_size=3)
+HOLDING = st.builds(ChannelHolding, TEXT, TEXT, NUMBER, st.lists(st.tuples(TEXT, DATA, NUMBER), max_size=2))
+DECLARATION = st.builds(
+    Declaration,
+    st.lists(st.tuples(TEXT, NUMBER, NUMBER), max_size=3),
+    st.lists(HOLDING, max_size=2),
+    st.lists(st.tuples(TEXT, TEXT, PAYLOAD, NUMBER, NUMBER), max_size=3),
+    st.lists(st.tuples(TEXT, NUMBER, NUMBER), max_size=3),
+    NUMBER,
+    ANY_REQUESTS,
+)
+FRAMES: st.SearchStrategy[Frame] = st.one_of(
+    st.builds(Hello, TEXT, DECLARATION),
+    st.builds(Batch, TEXT, NUMBER, NUMBER, ANY_REQUESTS),
+    st.builds(Beat, TEXT, NUMBER, st.none() | st.dictionaries(TEXT, JSON, max_size=3)),
+    st.builds(
+        Parcel,
+        TEXT,
+        NUMBER,
+        NUMBER,
+        st.lists(st.builds(Ack, NUMBER, NUMBER, NUMBER), max_size=3),
+        st.lists(st.builds(Mark, TEXT, NUMBER, NUMBER), max_size=3),
+        st.lists(st.builds(Stamped, TEXT, NUMBER, NUMBER, ANY_EVENTS), max_size=3),
+    ),
+)
+
+# --- one of each kind, in the order of the numbers that they have on the wire ----------------------------------------
+
+ANN = {"user_id": 1, "user_info": {"name": "Ann"}}
+SAMPLE_REQUESTS: tuple[Request, ...] = (
+    Connect("app", "1.1", 5),
+    Disconnect("app"),
+    Attach("app"),
+    Detach("app"),
+    Subscribe("app", "presence-ä", "1.1", 7, Member("1", ANN)),
+    Refresh("app", "a", "1.1", 7),
+    Unsubscribe("app", "a", "1"),
+    Publish(3, "app", "a", b"\x00payload\xff", "1.1", 60),
+    Describe(3, "app", "a"),
+    ListChannels(3, "app", "presence-", True),
+    ListUsers(3, "app", "a"),
+    CountConnections(3, "app"),
+    Terminate(3, "app", "1"),
+    Inspect(3),
+)
+SAMPLE_EVENTS: tuple[Event, ...] = (
+    Connected("app", "1.1", True),
+    Subscribed("app", "a", "1.1", 7, [(1, {"name": "Ann"})], b"cached"),
+    Publication("app", "a", b"\x00payload\xff", "1.1", 60),
+    MemberAdded("app", "a", ANN, "1.1"),
+    MemberRemoved("app", "a", 1),
+    Present("app", "a", [("1", None)]),
+    Expel("app", "1"),
+    Answer(3, {"a": ChannelInfo(2, 1, b"cached")}),
+)
+HELLO = Hello(
+    "w-1-2",
+    Declaration(
+        [("app", 2, 1)],
+        [ChannelHolding("app", "presence-ä", 1, [("1", ANN, 1)])],
+        [("app", "cache-a", b"kept", 30, 4)],
+        [("w-3-4", 9, 12)],
+        5,
+        list(SAMPLE_REQUESTS),
+    ),
+)
+BATCH = Batch("w-1-2", 6, 5, list(SAMPLE_REQUESTS))
+BEAT = Beat("w-1-2", 6, {"publishes": 1, "errors": {"4200": 3}, "rest_latency": [1, 2]})
+PARCEL = Parcel("s0-1-2", 3, 8, [Ack(5, 9, 2)], [Mark("w-3-4", 9, 12)], [Stamped("w-1-2", 5, 9, list(SAMPLE_EVENTS))])
+SAMPLE_FRAMES: tuple[Frame, ...] = (HELLO, BATCH, BEAT, PARCEL)
+
+
+def carrying(message: Any) -> Frame:
+    """A frame that carries a request or an event, and nothing else."""
+    if isinstance(message, get_args(Request)):
+        return Batch("w", 1, 1, [message])
+    return Parcel("s", 1, 1, [], [], [Stamped("w", 1, 1, [message])])
+
+
+def apart(data: bytes) -> tuple[Any, bytes]:
+    """The head of a frame, and the payloads."""
+    size = int.from_bytes(data[:4], "big") + 4
+    return orjson.loads(data[4:size]), data[size:]
+
+
+def joined(head: Any, payloads: bytes = b"") -> bytes:
+    """The frame of such a head, whatever it is."""
+    text = orjson.dumps(head)
+    return len(text).to_bytes(4, "big") + text + payloads
+
+
+def is_refused(data: bytes) -> bool:
+    """Whether it is no frame; any exception but EncodingError is raised."""
+    try:
+        decode(data)
+    except EncodingError:
+        return True
+    return False
+
+
+# --- what is written is read again -----------------------------------------------------------------------------------
+
+
+def test_there_is_a_sample_and_a_strategy_of_every_kind() -> None:
+    assert set(map(type, SAMPLE_REQUESTS)) == set(REQUESTS) == set(get_args(Request))
+    assert set(map(type, SAMPLE_EVENTS)) == set(EVENTS) == set(get_args(Event))
+    assert set(map(type, SAMPLE_FRAMES)) == set(get_args(Frame))
+
+
+@pytest.mark.parametrize("kind", [*REQUESTS, *EVENTS], ids=lambda kind: str(kind.__name__))
+def test_every_message_comes_as_it_went(kind: type) -> None:
+    @settings(max_examples=40)
+    @given({**REQUESTS, **EVENTS}[kind])
+    def check(message: Any) -> None:
+        assert decode(encode(carrying(message))) == carrying(message)
+
+    check()
+
+
+@given(FRAMES)
+def test_every_frame_comes_as_it_went(frame: Frame) -> None:
+    assert decode(encode(frame)) == frame
+
+
+@pytest.mark.parametrize("frame", SAMPLE_FRAMES, ids=lambda frame: type(frame).__name__)
+def test_types_come_as_they_went(frame: Frame) -> None:
+    """Equality does not tell a NamedTuple from a tuple, and handlers are found by type."""
+
+    def types(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: types(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value), [types(item) for item in value]
+        return type(value)
+
+    assert types(decode(encode(frame))) == types(frame)
+
+
+def test_the_numbers_of_messages_are_for_ever() -> None:
+    """Workers and shards of two versions talk to each other while one takes the other's place."""
+    for number, message in enumerate((*SAMPLE_REQUESTS, *SAMPLE_EVENTS)):
+        head, _ = apart(encode(carrying(message)))
+        row = head[4][0] if number < len(SAMPLE_REQUESTS) else head[6][0][3][0]
+        assert row[0] == number
+
+
+def test_payloads_are_not_looked_into() -> None:
+    payload = bytes(range(256)) * 4
+    data = encode(Batch("w", 0, 1, [Publish(0, "app", "a", payload, None, 0), Publish(0, "app", "a", b"", None, 0)]))
+    assert data.endswith(payload)
+    frame = decode(data)
+    assert isinstance(frame, Batch)
+    assert [request.payload for request in frame.requests if isinstance(request, Publish)] == [payload, b""]
+
+
+def test_a_big_declaration() -> None:
+    members = [(str(user), {"user_id": user, "user_info": {"name": "x" * 50}}, 1) for user in range(100)]
+    channels = [ChannelHolding("app", f"presence-{index}", 100, members) for index in range(100)]
+    cached = [("app", f"cache-{index}", b"%d" % index * 500, 30, index) for index in range(500)]
+    requests: list[Request] = [Publish(0, "app", "a", b"%d" % index, None, 0) for index in range(20_000)]
+    hello = Hello("w", Declaration([("app", 9, 9)], channels, cached, [("w", 1, 1)] * 20_000, 1, requests))
+    assert decode(encode(hello)) == hello
+
+
+# --- the deepest JSON that a client may send -------------------------------------------------------------------------
+
+
+def deepest() -> dict[str, Any]:
+    """The `channel_data` that nests deepest of what `events.parse` lets through."""
+    for depth in range(1024, 0, -1):
+        try:
+            found: dict[str, Any] = events.parse(b'{"user_id":1,"user_info":' + b"[" * depth + b"]" * depth + b"}")
+        except PusherError:
+            continue
+        return found
+    raise AssertionError("nothing is let through")
+
+
+@pytest.mark.parametrize("way", ["declared", "asked", "asked again", "added", "subscribed", "present"])
+def test_the_deepest_user_info_that_a_client_may_have_can_travel(way: str) -> None:
+    data = deepest()
+    assert str(data).count("[") >= events.MAX_DEPTH
+    pairs, subscribe = [(1, data["user_info"])], Subscribe("app", "a", "1.1", 1, Member("1", data))
+    frames: dict[str, Frame] = {
+        "declared": Hello("w", Declaration([], [ChannelHolding("app", "a", 1, [("1", data, 1)])], [], [], 1, [])),
+        "asked": carrying(subscribe),
+        "asked again": Hello("w", Declaration([], [], [], [], 1, [subscribe])),
+        "added": carrying(MemberAdded("app", "a", data, "1.1")),
+        "subscribed": carrying(Subscribed("app", "a", "1.1", 1, pairs, None)),
+        "present": carrying(Present("app", "a", pairs)),
+    }
+    assert decode(encode(frames[way])) == frames[way]
+
+
+# --- what comes in is data: one error, and no other ------------------------------------------------------------------
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_no_frame(data: bytes) -> None:
+    assert is_refused(data)
+
+
+@given(JSON, st.binary(max_size=20))
+def test_arbitrary_heads_are_no_frames(head: Any, payloads: bytes) -> None:
+    assert is_refused(joined(head, payloads))
+
+
+@pytest.mark.parametrize("frame", SAMPLE_FRAMES, ids=lambda frame: type(frame).__name__)
+def test_a_frame_that_is_cut_off_or_goes_on(frame: Frame) -> None:
+    data = encode(frame)
+    assert all(is_refused(data[:end]) for end in range(len(data)))
+    assert is_refused(data + b"\0")
+    assert is_refused(data + data)
+
+
+@pytest.mark.parametrize("frame", SAMPLE_FRAMES, ids=lambda frame: type(frame).__name__)
+def test_flipped_bits_make_another_frame_or_none(frame: Frame) -> None:
+    data = encode(frame)
+    for at in range(len(data)):
+        for bit in (0x01, 0x20, 0x80):
+            is_refused(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
+
+
+def spots(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where a value or a part of it stands."""
+    keys: Any = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    return [path, *(spot for key in keys for spot in spots(value[key], (*path, key)))]
+
+
+def replaced(value: Any, path: tuple[Any, ...], part: Any) -> Any:
+    """The same with another part at that place."""
+    if not path:
+        return part
+    value[path[0]] = replaced(value[path[0]], path[1:], part)
+    return value
+
+
+@settings(max_examples=400)
+@given(st.data(), st.sampled_from(SAMPLE_FRAMES))
+def test_heads_with_something_else_in_them_make_another_frame_or_none(data: st.DataObject, frame: Frame) -> None:
+    head, payloads = apart(encode(frame))
+    path = data.draw(st.sampled_from(spots(head)))
+    part = data.draw(JSON | st.sampled_from([[1, []], [2, []], [2, {"a": 1}], [1, [0, 0, 10**18]], [[]]]))
+    is_refused(joined(replaced(head, path, part), payloads))
+
+
+@pytest.mark.parametrize("value", [[2, []], [2, "a"], [2, None], [2, 1], [2, {"a": []}], [1, []], [1, None], [0], []])
+def test_an_answer_that_says_what_it_is_and_is_not(value: Any) -> None:
+    assert is_refused(joined([3, "s", 1, 1, [], [], [["w", 1, 1, [[21, 3, value]]]]]))
+
+
+#: Some value of each type that JSON has.
+OF_TYPE: dict[type, Any] = {NoneType: None, bool: True, int: 1, float: 1.5, str: "x", list: [], dict: {}}
+
+
+def written_as(hint: Any, field: str) -> set[type]:
+    """The types of JSON in which a field is written."""
+    if isinstance(hint, UnionType):
+        types = {kind for part in get_args(hint) for kind in written_as(part, field)}
+        return types - {NoneType} if int in types and bytes in get_args(hint) else types
+    if hint is Any:
+        return {str, int, float} if field == "id" else {list}
+    if hint is bytes:
+        return {int}
+    kind = getattr(hint, "__origin__", hint)
+    return {list if kind is Member else kind}
+
+
+@pytest.mark.parametrize("message", [*SAMPLE_REQUESTS, *SAMPLE_EVENTS], ids=lambda message: type(message).__name__)
+def test_fields_of_other_types_and_other_numbers_of_fields(message: Any) -> None:
+    head, payloads = apart(encode(carrying(message)))
+    path = (4, 0) if head[0] == 1 else (6, 0, 3, 0)
+    row = head[4][0] if head[0] == 1 else head[6][0][3][0]
+    assert not is_refused(joined(replaced(head, path, row), payloads))
+    assert is_refused(joined(replaced(head, path, row[:-1]), payloads))
+    assert is_refused(joined(replaced(head, path, [*row, None]), payloads))
+    for at, (field, hint) in enumerate(get_type_hints(type(message)).items(), 1):
+        for kind in OF_TYPE.keys() - written_as(hint, field):
+            other = [*row[:at], OF_TYPE[kind], *row[at + 1 :]]
+            assert is_refused(joined(replaced(head, path, other), payloads)), (field, kind)
+
+
+#: Of each frame: the types of what stands in its head, behind the number.
+HEADS = (
+    (HELLO, [{str}, {list}, {list}, {list}, {list}, {int}, {list}]),
+    (BATCH, [{str}, {int}, {int}, {list}]),
+    (BEAT, [{str}, {int}, {dict, NoneType}]),
+    (PARCEL, [{str}, {int}, {int}, {list}, {list}, {list}]),
+)
+
+
+@pytest.mark.parametrize(("frame", "fields"), HEADS, ids=lambda value: type(value).__name__)
+def test_heads_of_other_types_and_other_numbers_of_fields(frame: Frame, fields: list[set[type]]) -> None:
+    head, payloads = apart(encode(frame))
+    assert is_refused(joined(head[:-1], payloads))
+    assert is_refused(joined([*head, None], payloads))
+    for at, types in enumerate(fields, 1):
+        for kind in OF_TYPE.keys() - types:
+            assert is_refused(joined([*head[:at], OF_TYPE[kind], *head[at + 1 :]], payloads)), (at, kind)
+
+
+@pytest.mark.parametrize("event", SAMPLE_EVENTS, ids=lambda event: type(event).__name__)
+def test_a_worker_sends_no_events(event: Event) -> None:
+    with pytest.raises(EncodingError):
+        decode(encode(Batch("w", 0, 1, [event])))  # type: ignore[list-item]
+    with pytest.raises(EncodingError):
+        decode(encode(Hello("w", HELLO.declaration._replace(requests=[event]))))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("request_", SAMPLE_REQUESTS, ids=lambda request: type(request).__name__)
+def test_a_shard_sends_no_requests(request_: Request) -> None:
+    with pytest.raises(EncodingError):
+        decode(encode(Parcel("s", 1, 1, [], [], [Stamped("w", 1, 1, [request_])])))  # type: ignore[list-item]
+
+
+def test_an_event_has_a_payload() -> None:
+    assert is_refused(joined([1, "w", 0, 1, [[7, 0, "app", "a", -1, None, 0]]]))
+    assert is_refused(joined([3, "s", 1, 1, [], [], [["w", 1, 1, [[16, "app", "a", -1, None, 0]]]]]))
+
+
+def test_a_payload_that_claims_to_be_larger_than_memory() -> None:
+    assert is_refused(joined([1, "w", 0, 1, [[7, 0, "app", "a", 2**62, None, 0]]], b"x"))
+
+
+class _Bomb:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._trace,)
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    pickled = pickle.dumps(_Bomb(tmp_path / "trace"))
+    assert is_refused(pickled)
+    assert is_refused(len(pickled).to_bytes(4, "big") + pickled)
+    assert not is_refused(encode(Batch("w", 0, 1, [Publish(0, "app", "a", pickled, None, 0)])))
+    assert not (tmp_path / "trace").exists()
