@@ -18,15 +18,20 @@ class EventCache:
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max = max_bytes
         self._size = 0
-        self._entries: OrderedDict[Key, tuple[bytes, float]] = OrderedDict()
+        self._entries: OrderedDict[Key, tuple[bytes, float, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, key: Key, payload: bytes, now: float, keep_s: float) -> None:
-        """Keep `payload` in place of what was kept before."""
+    def put(self, key: Key, payload: bytes, now: float, keep_s: float, place: int = 0) -> None:
+        """Keep `payload` in place of what was kept before.
+
+        An event that is not new has a `place` in the shard's order: it does not replace one with a later place.
+        """
+        if place and place < self._entries.get(key, (b"", 0.0, 0))[2]:
+            return
         self._remove(key)
-        self._entries[key] = (payload, now + keep_s)
+        self._entries[key] = (payload, now + keep_s, place)
         self._size += len(payload) + OVERHEAD
         while self._size > self._max:
             self._remove(next(iter(self._entries)))
@@ -41,13 +46,17 @@ class EventCache:
         self._remove(key)
         return None
 
-    def items(self, now: float) -> list[tuple[Key, bytes, int]]:
-        """All that is kept, the oldest first, with the whole seconds that it still has."""
-        return [(key, payload, int(until - now)) for key, (payload, until) in self._entries.items() if until - now >= 1]
+    def items(self, now: float) -> list[tuple[Key, bytes, int, int]]:
+        """All that is kept, the oldest first, with the whole seconds that it still has, and its place."""
+        return [
+            (key, payload, int(until - now), place)
+            for key, (payload, until, place) in self._entries.items()
+            if until - now >= 1
+        ]
 
     def prune(self, now: float) -> None:
         """Forget what has run out."""
-        for key in [key for key, (_, until) in self._entries.items() if until <= now]:
+        for key in [key for key, (_, until, _) in self._entries.items() if until <= now]:
             self._remove(key)
 
     def _remove(self, key: Key) -> None:

@@ -63,6 +63,16 @@ class Channel:
             user = self.users.setdefault(key, User(data))
             user.holders[worker] += connections
 
+    def holding(self, app: str, name: str, worker: str) -> ChannelHolding:
+        """What a worker holds of it."""
+        users = (self.users or {}).items()
+        members = [
+            (key, {"user_id": user.id, "user_info": user.info}, user.holders[worker])
+            for key, user in users
+            if user.holders[worker]
+        ]
+        return ChannelHolding(app, name, self.interest[worker], members)
+
     def forget(self, worker: str) -> list[User]:
         """Drop all that a worker held; the users who have gone with it."""
         del self.interest[worker]

@@ -1,52 +1,23 @@
 """The shard among its workers: admits them, numbers what it does, and comes back from a death of its predecessor.
 
 State is soft. A new shard begins *recovering*: each worker that is alive declares what it holds, and sends again the
-requests that it sent lately or that were never answered. Until all have declared, requests are held back; then they
-are done, those that anybody has seen the outcome of first and in the order in which it was seen. Receivers drop what
-they have seen before, by the number of the request. So nobody misses an event or gets it twice, and presence has no
-edge that did not happen.
+requests whose outcome may not have reached everybody. Until all have declared, requests are held back; then they are
+done, those that anybody has seen the outcome of first and in the order in which it was seen. Receivers drop what they
+have seen before, by the number of the request. At the end each is told who is present, for a worker may have died
+while there was no shard. So nobody misses an event or gets it twice, and presence has no edge that did not happen.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
-from resonate.messages import Declaration, Event, Request
+from resonate.messages import Ack, Declaration, Event, Mark, Request, Stamped, plain_ref
 from resonate.shard.shard import Outgoing, Shard
 
 
-class Stamped(NamedTuple):
-    """What one request (or death) means for one receiver. `place` is its position in the shard's order.
-
-    `origin` and `seq` name the request: its sender, and the sender's number for it.
-    """
-
-    origin: str
-    seq: int
-    place: int
-    events: list[Event]
-
-
-class Ack(NamedTuple):
-    """Tells a worker that `size` of its requests are done: the last is `seq`, at `place`, the others before it."""
-
-    seq: int
-    place: int
-    size: int
-
-
-class Mark(NamedTuple):
-    """Tells a worker how far the shard has come with another: the request `seq` of `origin` was done at `place`."""
-
-    origin: str
-    seq: int
-    place: int
-
-
-class Parcel:
-    """What is to be sent to one receiver: stamped events, acknowledgements and marks, each in order."""
+class Delivery:
+    """What is to be sent to one worker: stamped events, acknowledgements and marks, each in order."""
 
     __slots__ = ("acks", "events", "marks")
 
@@ -56,17 +27,12 @@ class Parcel:
         self.marks: list[Mark] = []
 
 
-class Deliveries(defaultdict[str, Parcel]):
-    """Parcels by receiver."""
-
-    def __init__(self) -> None:
-        super().__init__(Parcel)
-
-
 class Sequencer:
     """`expected` are the workers that were alive when this shard began; it recovers until each has declared or gone.
 
-    `name` tells this shard process from those before it: it is the origin of the edges that follow a worker's death.
+    `name` tells this shard process from those before it: it is the origin of what follows from no request. What is to
+    be sent gathers until `take`. A request that cannot be handled is a defect: it is done without effect, and the
+    exception is left in `failures` for the log.
     """
 
     def __init__(self, shard: Shard, name: str, expected: Iterable[str] = ()) -> None:
@@ -75,64 +41,98 @@ class Sequencer:
         self._expected = set(expected)
         self._held: list[tuple[str, int, Request]] = []
         self._seen: dict[tuple[str, int], int] = {}
-        self._place = 0
-        self._deaths = 0
-        self._done: dict[str, Mark] = {}  # the last request of each origin
-        self._told: dict[str, dict[str, int]] = {}  # which of those each receiver has been told of
+        self._stable = 0  # the place up to which, as somebody knows, everybody has dealt with everything
+        self._own = 0  # the number of the last thing that followed from no request
+        self._next: dict[str, int] = {}  # the number of each worker's next request
+        self._done: dict[str, tuple[int, Mark]] = {}  # the last request of each origin, by when: the latest at the end
+        self._changes = 0  # of those
+        self._told: dict[str, int] = {}  # after which change each worker has been told of them
+        self._deliveries: dict[str, Delivery] = {}
+        self.place = 0
         self.workers: set[str] = set()
+        self.broken: set[str] = set()  # workers of which requests are missing
+        self.failures: list[Exception] = []
 
     @property
-    def recovering(self) -> bool:
-        """Whether requests are held back."""
-        return bool(self._expected)
+    def missing(self) -> frozenset[str]:
+        """The workers that have not declared yet; while there are any, requests are held back."""
+        return frozenset(self._expected)
 
-    def declare(self, worker: str, declaration: Declaration, now: float) -> Deliveries:
+    def declare(self, worker: str, declaration: Declaration, now: float) -> None:
         """A worker is there, and says what it holds."""
         self.workers.add(worker)
         self._shard.join(worker)
         self._shard.declare(worker, declaration, now)
         for origin, seq, place in declaration.seen:
             self._seen[origin, seq] = place
-            self._place = max(self._place, place)
-        deliveries = self.requests(worker, declaration.first, declaration.requests, now)
-        self._settle(deliveries, worker, now)
-        return self._marked(deliveries)
+        places = [place for *_, place in declaration.seen] + [item[4] for item in declaration.cached]
+        self.place = max(self.place, declaration.stable, *places)
+        self._stable = max(self._stable, declaration.stable)
+        self._next[worker] = declaration.first
+        self.requests(worker, declaration.first, declaration.requests, now)
+        self._settle(worker, now)
 
-    def requests(self, worker: str, first: int, requests: Sequence[Request], now: float) -> Deliveries:
+    def requests(self, worker: str, first: int, requests: Sequence[Request], now: float) -> None:
         """Requests of a worker, numbered from `first` on."""
-        deliveries = Deliveries()
-        if worker not in self.workers:  # evicted: it has not noticed yet
-            return deliveries
-        numbered = list(enumerate(requests, first))
-        if self.recovering:
-            self._held += [(worker, seq, request) for seq, request in numbered]
-            return deliveries
-        for seq, request in numbered:
-            self._do(deliveries, worker, seq, request, now)
-        if numbered:
-            deliveries[worker].acks.append(Ack(first + len(requests) - 1, self._place, len(requests)))
-        return self._marked(deliveries)
+        if not requests or worker not in self.workers:  # it has been given up, and has not noticed yet
+            return
+        if first != self._next[worker]:
+            self.broken.add(worker)
+        if worker in self.broken:
+            return
+        self._next[worker] = first + len(requests)
+        if self._expected:
+            self._held += [(worker, seq, request) for seq, request in enumerate(requests, first)]
+            return
+        delivery = self._delivery(worker)  # who asks is told first: its back ends are at work while others broadcast
+        for seq, request in enumerate(requests, first):
+            self._stamp(worker, seq, self._handle(worker, request, now))
+        last = first + len(requests) - 1
+        self._mark(worker, last, self.place)
+        delivery.acks.append(Ack(last, self.place, len(requests)))
 
-    def gone(self, worker: str, now: float) -> Deliveries:
-        """A worker's process has ended, or it has been given up: its subscriptions and members leave."""
-        deliveries = Deliveries()
+    def gone(self, worker: str, now: float) -> None:
+        """A worker's process has ended: its subscriptions and members leave."""
         self._held = [held for held in self._held if held[0] != worker]
-        self._told.pop(worker, None)
         if worker in self.workers:
             self.workers.discard(worker)
-            self._deaths += 1
-            self._stamp(deliveries, self._name, self._deaths, self._shard.leave(worker))
-        self._settle(deliveries, worker, now)
-        return self._marked(deliveries)
+            left = self._shard.leave(worker)
+            if not self._expected:  # else not all have said who is there: `Present` will tell
+                self._announce(left)
+        self.broken.discard(worker)
+        for known in (self._told, self._done, self._next, self._deliveries):
+            known.pop(worker, None)
+        self._settle(worker, now)
 
-    def give_up_waiting(self, now: float) -> Deliveries:
-        """Whoever has not declared by now does not hold the others up any longer."""
-        deliveries = Deliveries()
-        for worker in tuple(self._expected):
-            self._settle(deliveries, worker, now)
-        return self._marked(deliveries)
+    def take(self) -> dict[str, Delivery]:
+        """What is to be sent, by worker; with it each is told how far the others are, on which it may rest."""
+        deliveries, self._deliveries = self._deliveries, {}
+        found: dict[int, list[Mark]] = {}  # as a rule all have been told at the same time
+        for worker, delivery in deliveries.items():
+            since = self._told.get(worker, 0)
+            if since not in found:
+                found[since] = self._marks_after(since)
+            delivery.marks = found[since]
+            self._told[worker] = self._changes
+        return deliveries
 
-    def _settle(self, deliveries: Deliveries, worker: str, now: float) -> None:
+    def _marks_after(self, change: int) -> list[Mark]:
+        marks = []
+        for at, mark in reversed(self._done.values()):
+            if at <= change:
+                break
+            marks.append(mark)
+        return marks
+
+    def _mark(self, origin: str, seq: int, place: int) -> None:
+        """That request of an origin is its last that has been done."""
+        self._changes += 1
+        self._done.pop(origin, None)
+        self._done[origin] = (self._changes, Mark(origin, seq, place))
+
+    # --- recovery ----------------------------------------------------------------------------------------------------
+
+    def _settle(self, worker: str, now: float) -> None:
         """One less to wait for; after the last, do what was held back."""
         if worker not in self._expected:
             return
@@ -141,20 +141,14 @@ class Sequencer:
             return
         held, self._held = self._in_order(), []
         for place, (origin, seq, request) in held:
-            done = self._stamp(deliveries, origin, seq, self._shard.handle(origin, request, now), place)
-            deliveries[origin].acks.append(Ack(seq, done, 1))
+            outgoing = self._handle(origin, request, now, place)
+            if place and place <= self._stable:  # old news to all, also to who was not on the channel then
+                outgoing = []
+            done = self._stamp(origin, seq, outgoing, place)
+            self._mark(origin, seq, done)
+            self._delivery(origin).acks.append(Ack(seq, done, 1))
         self._seen = {}
-
-    def _marked(self, deliveries: Deliveries) -> Deliveries:
-        """Tell each receiver how far the others are: what it is told now may rest upon what they did."""
-        for receiver, parcel in deliveries.items():
-            told = self._told.setdefault(receiver, {})
-            for origin, mark in self._done.items():
-                if told.get(origin) != mark.seq:
-                    told[origin] = mark.seq
-                    if origin != receiver:
-                        parcel.marks.append(mark)
-        return deliveries
+        self._announce(self._shard.present())
 
     def _in_order(self) -> list[tuple[int, tuple[str, int, Request]]]:
         """The held requests with the places that they had under a shard before this one, 0 where nobody knows.
@@ -174,18 +168,42 @@ class Sequencer:
         done = {item[:2] for _, item in ordered}
         return ordered + [(0, item) for item in self._held if item[:2] not in done]
 
-    def _do(self, deliveries: Deliveries, origin: str, seq: int, request: Request, now: float) -> None:
-        self._stamp(deliveries, origin, seq, self._shard.handle(origin, request, now))
+    # --- places ------------------------------------------------------------------------------------------------------
 
-    def _stamp(self, deliveries: Deliveries, origin: str, seq: int, outgoing: Outgoing, place: int = 0) -> int:
+    def _handle(self, worker: str, request: Request, now: float, place: int = 0) -> Outgoing:
+        try:
+            outgoing = self._shard.handle(worker, request, now, place)
+        except Exception as error:
+            self.failures.append(error)
+            return []
+        if plain_ref(request):
+            outgoing.pop()  # the Ack will do
+        return outgoing
+
+    def _announce(self, outgoing: Outgoing) -> None:
+        """Tell what follows from no request."""
+        if outgoing:
+            self._own += 1
+            self._mark(self._name, self._own, self._stamp(self._name, self._own, outgoing))
+
+    def _stamp(self, origin: str, seq: int, outgoing: Outgoing, place: int = 0) -> int:
         """Give what has been done its place, the next one unless it has one."""
         if not place:
-            self._place += 1
-            place = self._place
-        self._done[origin] = Mark(origin, seq, place)
+            self.place += 1
+            place = self.place
+        if len(outgoing) == 1:
+            ((receiver, event),) = outgoing
+            self._delivery(receiver).events.append(Stamped(origin, seq, place, [event]))
+            return place
         receivers: dict[str, list[Event]] = {}
         for receiver, event in outgoing:
             receivers.setdefault(receiver, []).append(event)
         for receiver, events in receivers.items():
-            deliveries[receiver].events.append(Stamped(origin, seq, place, events))
+            self._delivery(receiver).events.append(Stamped(origin, seq, place, events))
         return place
+
+    def _delivery(self, worker: str) -> Delivery:
+        delivery = self._deliveries.get(worker)
+        if delivery is None:
+            delivery = self._deliveries[worker] = Delivery()
+        return delivery

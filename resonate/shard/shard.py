@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from resonate.counters import add
 from resonate.messages import (
     Answer,
     Attach,
@@ -23,10 +24,12 @@ from resonate.messages import (
     Disconnect,
     Event,
     Expel,
+    Inspect,
     ListChannels,
     ListUsers,
     MemberAdded,
     MemberRemoved,
+    Present,
     Publication,
     Publish,
     Refresh,
@@ -45,10 +48,11 @@ Outgoing = list[tuple[str, Event]]
 class _App:
     """What a shard keeps of one app; the counters are by worker."""
 
-    __slots__ = ("attached", "channels", "connected")
+    __slots__ = ("attached", "channels", "connected", "subscriptions")
 
     def __init__(self) -> None:
         self.channels: dict[str, Channel] = {}
+        self.subscriptions = 0
         self.connected: Counter[str] = Counter()
         self.attached: Counter[str] = Counter()
 
@@ -60,6 +64,10 @@ class Shard:
         self._apps: dict[str, _App] = {}
         self._workers: dict[str, None] = {}
         self._cache = EventCache()
+        self.counters: dict[str, Any] = {}  # of the process around it, for who inspects
+        self._reports: dict[str, dict[str, Any]] = {}
+        self._retired: dict[str, Any] = {}  # what workers had counted that are gone
+        self._place = 0  # of the request that is being handled
 
     def join(self, worker: str) -> None:
         """A worker has come; messages for all workers reach it from now on."""
@@ -69,10 +77,12 @@ class Shard:
         """A worker has gone, and with it all that it held; the others hear of the members who left."""
         self._workers.pop(worker, None)
         outgoing: Outgoing = []
+        self._retired = add(self._retired, self._reports.pop(worker, {}))
         for app_id, app in self._apps.items():
             app.connected.pop(worker, None)
             app.attached.pop(worker, None)
             for name, channel in [item for item in app.channels.items() if worker in item[1].interest]:
+                app.subscriptions -= channel.interest[worker]
                 removed = [MemberRemoved(app_id, name, user.id) for user in channel.forget(worker)]
                 outgoing += [(other, event) for event in removed for other in channel.interest]
                 if not channel.interest:
@@ -86,9 +96,44 @@ class Shard:
             app.connected[worker] += connected
             app.attached[worker] += attached
         for holding in declaration.channels:
-            self._app(holding.app).channels.setdefault(holding.channel, Channel()).declare(worker, holding)
-        for app_id, name, payload, keep_s in declaration.cached:
-            self._cache.put((app_id, name), payload, now, keep_s)
+            app = self._app(holding.app)
+            app.subscriptions += holding.subscriptions
+            app.channels.setdefault(holding.channel, Channel()).declare(worker, holding)
+        for app_id, name, payload, keep_s, place in declaration.cached:
+            self._cache.put((app_id, name), payload, now, keep_s, place)
+
+    def declaration(self, worker: str, now: float) -> Declaration:
+        """What a worker holds here, to be declared to another shard: the opposite of `declare`."""
+        apps = [(app_id, app.connected[worker], app.attached[worker]) for app_id, app in self._apps.items()]
+        channels = [
+            channel.holding(app_id, name, worker)
+            for app_id, app in self._apps.items()
+            for name, channel in app.channels.items()
+            if worker in channel.interest
+        ]
+        cached = [(*key, payload, left, place) for key, payload, left, place in self._cache.items(now)]
+        return Declaration(apps, channels, cached, [], 1, [])
+
+    def present(self) -> Outgoing:
+        """Who is on each presence channel, for every worker that has somebody there."""
+        return [
+            (worker, Present(app_id, name, members))
+            for app_id, app in self._apps.items()
+            for name, channel in app.channels.items()
+            if (members := channel.members()) is not None
+            for worker in channel.interest
+        ]
+
+    def report(self, worker: str, counters: dict[str, Any]) -> None:
+        """What a worker has counted since it began; told to who inspects."""
+        self._reports[worker] = counters
+
+    def counts(self) -> dict[str, list[int]]:
+        """By app: connections, subscriptions, occupied channels."""
+        return {
+            app_id: [app.connected.total(), app.subscriptions, len(app.channels)]
+            for app_id, app in self._apps.items()
+        }
 
     def _app(self, app_id: str) -> _App:
         app = self._apps.get(app_id)
@@ -96,8 +141,14 @@ class Shard:
             app = self._apps[app_id] = _App()
         return app
 
-    def handle(self, worker: str, request: Request, now: float) -> Outgoing:
-        """Act upon a request of `worker`; what is to be sent to whom, in order."""
+    def handle(self, worker: str, request: Request, now: float, place: int = 0) -> Outgoing:
+        """Act upon a request of `worker`; what is to be sent to whom, in order.
+
+        `place` is that which the request had under a shard that has died, 0 for a new one.
+        """
+        self._place = place
+        if isinstance(request, Inspect):
+            return self._inspect(worker, request)
         return _HANDLERS[type(request)](self, self._app(request.app), worker, request, now)
 
     def prune(self, now: float) -> None:
@@ -132,6 +183,7 @@ class Shard:
         if channel is None:
             channel = app.channels[name] = Channel()
         others = list(channel.interest)
+        app.subscriptions += 1
         outgoing: Outgoing = []
         if channel.join(worker, member) and member is not None:
             added = MemberAdded(request.app, name, member.data, request.socket)
@@ -150,6 +202,7 @@ class Shard:
     def _unsubscribe(self, app: _App, worker: str, request: Unsubscribe, now: float) -> Outgoing:
         channel = app.channels[request.channel]
         gone = channel.leave(worker, request.user)
+        app.subscriptions -= 1
         if not channel.interest:
             del app.channels[request.channel]
         if gone is None:
@@ -160,16 +213,16 @@ class Shard:
     # --- events ------------------------------------------------------------------------------------------------------
 
     def _publish(self, app: _App, worker: str, request: Publish, now: float) -> Outgoing:
-        ref, app_id, name, payload, except_, keep_s = request
+        ref, app_id, name, payload, except_, keep_s, info = request
         channel = app.channels.get(name)
         if keep_s:
-            self._cache.put((app_id, name), payload, now, keep_s)
+            self._cache.put((app_id, name), payload, now, keep_s, self._place)
         outgoing: Outgoing = []
         if channel is not None:
             publication = Publication(app_id, name, payload, except_, keep_s)
             outgoing = [(holder, publication) for holder in channel.interest]
         if ref:
-            outgoing.append((worker, Answer(ref, self._info(app, app_id, name, now))))
+            outgoing.append((worker, Answer(ref, self._info(app, app_id, name, now) if info else None)))
         return outgoing
 
     # --- questions ---------------------------------------------------------------------------------------------------
@@ -185,7 +238,7 @@ class Shard:
 
     def _list_channels(self, app: _App, worker: str, request: ListChannels, now: float) -> Outgoing:
         found = {
-            name: channel.info(self._cache.get((request.app, name), now))
+            name: channel.info(self._cache.get((request.app, name), now) if request.cached else None)
             for name, channel in app.channels.items()
             if name.startswith(request.prefix)
         }
@@ -202,6 +255,10 @@ class Shard:
     def _terminate(self, app: _App, worker: str, request: Terminate, now: float) -> Outgoing:
         expel = Expel(request.app, request.user)
         return [*((other, expel) for other in self._workers), (worker, Answer(request.ref, None))]
+
+    def _inspect(self, worker: str, request: Inspect) -> Outgoing:
+        found = [{**self.counters, "apps": self.counts()}, self._retired, *self._reports.values()]
+        return [(worker, Answer(request.ref, found))]
 
 
 _HANDLERS: dict[type, Callable[[Shard, _App, str, Any, float], Outgoing]] = {

@@ -21,6 +21,7 @@ from resonate.messages import (
     Detach,
     Disconnect,
     Expel,
+    Inspect,
     ListChannels,
     ListUsers,
     Member,
@@ -52,13 +53,13 @@ def subscribe(shard: Shard, worker: str, channel: str, socket: str = "1.1", memb
 
 
 def publish(shard: Shard, worker: str, channel: str, payload: bytes = b"e", ref: int = 0, keep_s: int = 0) -> Outgoing:
-    return shard.handle(worker, Publish(ref, "app1", channel, payload, None, keep_s), 0)
+    return shard.handle(worker, Publish(ref, "app1", channel, payload, None, keep_s, True), 0)
 
 
 def test_every_request_has_a_handler() -> None:
     from resonate.shard.shard import _HANDLERS
 
-    assert set(_HANDLERS) == set(Request.__args__)
+    assert {*_HANDLERS, Inspect} == set(Request.__args__)  # that one is about no app
 
 
 # --- connections -----------------------------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ def test_an_event_goes_once_to_each_worker_that_cares_and_the_answer_comes_last(
     subscribe(shard, "a", "news", "1.2")
     subscribe(shard, "b", "news", "2.2")
     publication = Publication("app1", "news", b"e", "1.1", 0)
-    outgoing = shard.handle("a", Publish(5, "app1", "news", b"e", "1.1", 0), 0)
+    outgoing = shard.handle("a", Publish(5, "app1", "news", b"e", "1.1", 0, True), 0)
     assert Counter(receiver for receiver, event in outgoing if event == publication) == {"a": 1, "b": 1}
     assert outgoing[-1] == ("a", Answer(5, ChannelInfo(3, 0, None)))
     assert len(outgoing) == 3
@@ -200,16 +201,16 @@ def test_questions_about_what_is_not_there() -> None:
     shard = with_workers("a")
     assert shard.handle("a", Describe(1, "app1", "news"), 0) == [("a", Answer(1, ChannelInfo(0, 0, None)))]
     assert shard.handle("a", ListUsers(2, "app1", "presence-x"), 0) == [("a", Answer(2, None))]
-    assert shard.handle("a", ListChannels(3, "app1", ""), 0) == [("a", Answer(3, {}))]
+    assert shard.handle("a", ListChannels(3, "app1", "", False), 0) == [("a", Answer(3, {}))]
 
 
 def test_channels_are_listed_by_prefix_and_app() -> None:
     shard = with_workers("a")
     for channel in ("news", "presence-x", "presence-y"):
         subscribe(shard, "a", channel)
-    ((_, answer),) = shard.handle("a", ListChannels(3, "app1", "presence-"), 0)
+    ((_, answer),) = shard.handle("a", ListChannels(3, "app1", "presence-", False), 0)
     assert list(answer.value) == ["presence-x", "presence-y"]  # type: ignore[union-attr]
-    assert shard.handle("a", ListChannels(3, "app2", ""), 0) == [("a", Answer(3, {}))]
+    assert shard.handle("a", ListChannels(3, "app2", "", False), 0) == [("a", Answer(3, {}))]
 
 
 def test_users_of_a_channel_without_presence() -> None:
@@ -303,7 +304,7 @@ class Sequences(RuleBasedStateMachine):
             ((_, answer),) = self.shard.handle("a", Describe(1, "app1", channel), 0)
             held = sum(on == channel for _, on, _ in self.holds)
             assert answer.value == ChannelInfo(held, len(self.users(channel)), None)  # type: ignore[union-attr]
-        ((_, answer),) = self.shard.handle("a", ListChannels(1, "app1", ""), 0)
+        ((_, answer),) = self.shard.handle("a", ListChannels(1, "app1", "", False), 0)
         assert set(answer.value) == {on for _, on, _ in self.holds}  # type: ignore[union-attr]
 
 
