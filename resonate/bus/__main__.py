@@ -1,0 +1,5 @@
+"""`python -m resonate.bus`: a shard process."""
+
+from resonate.bus.process import main
+
+main()

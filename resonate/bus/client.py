@@ -1,0 +1,339 @@
+"""A worker's end of the bus: its inbox, and for each shard the requests that are on their way to it.
+
+It runs on the loop that it is given. Requests of a turn leave in one frame for each shard; what shards say goes to
+`receive` in order. A shard that dies or hangs is followed by another, which is told what this worker holds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum, auto
+from logging import Logger
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+import zmq
+
+from resonate.bus.directory import RunDirectory, alive, pid_of
+from resonate.bus.sockets import Inbox, Outlet, Reserve
+from resonate.encoding import EncodingError, decode, encode
+from resonate.messages import Beat, Declaration, Event, Hello, Parcel, Question, Request
+from resonate.shard.homes import homes
+from resonate.shard.ledger import NOTHING, Ledger
+
+READ: Final = 1
+#: How long one turn may take frames in, in seconds.
+SLICE_S: Final = 0.005
+#: Seconds between two looks for a shard that is away.
+SEARCH_S: Final = 0.02
+#: Seconds between two frames of requests to a shard, unless many are waiting: frames cost more than what is in them.
+PACE_S: Final = 0.002
+#: Bytes of a shard that are dealt with before it is told so, at the latest.
+RECEIPT_BYTES: Final = 256 * 1024
+#: Silent seconds after which a shard is said to be away: it beats each second.
+SILENT_S: Final = 5
+
+
+class State(Enum):
+    """AWAY: there is no shard. GREETED: it has been told what is held. LINKED: it has answered."""
+
+    AWAY = auto()
+    GREETED = auto()
+    LINKED = auto()
+
+
+class Receiver(Protocol):
+    """Takes what the shards say."""
+
+    clogged: bool  #: set here: so many requests are under way that clients should not be listened to
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more should be taken in now."""
+
+    def pause(self, resume: Callable[[], None]) -> None:
+        """Call `resume` when that is over."""
+
+    def receive(self, events: list[Event]) -> None:
+        """Events in order."""
+
+
+class _Peer:
+    """One shard, as this worker knows it."""
+
+    def __init__(self, index: int, ledger: Ledger) -> None:
+        self.index = index
+        self.ledger = ledger
+        self.state = State.AWAY
+        self.name = ""
+        self.outlet: Outlet | None = None
+        self.pidfd = -1
+        self.watcher: Any = None
+        self.silent_s = 0
+        self.unreceipted = 0  # bytes dealt with and not told
+        self.paced_until = 0.0
+
+
+class BusLink:
+    """`name` is this worker's, `past` what it holds already on the first shard (it has been alone).
+
+    `start_shard` is told the number of a shard that is not there, as long as it is not.
+    """
+
+    def __init__(
+        self,
+        loop: Any,
+        log: Logger,
+        directory: RunDirectory,
+        name: str,
+        shards: int,
+        timeout_s: float,
+        receiver: Receiver,
+        start_shard: Callable[[int], None],
+        past: Declaration = NOTHING,
+    ) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            self._inbox = Inbox(self._context, directory, name)
+        except OSError:
+            self._context.term()
+            raise
+        self._loop = loop
+        self._log = log
+        self._directory = directory
+        self._name = name
+        self._timeout_s = timeout_s
+        self._receiver = receiver
+        self._start_shard = start_shard
+        self._peers = [_Peer(index, Ledger(name, past if index == 0 else NOTHING)) for index in range(shards)]
+        self._by_name: dict[str, _Peer] = {}
+        self._watcher = loop.io(self._inbox.fileno(), READ)
+        self._search: Any = None
+        self._again = loop.timer(0)
+        self._pacer: Any = None
+        self._scheduled = False
+        self._given_up = False
+        self._reserve = Reserve()
+        self.undecodable = 0
+        self.successions = 0  # shards that have followed another
+        self._watcher.start(self._readable)
+        self._look_for_shards()
+
+    # --- to the shards -----------------------------------------------------------------------------------------------
+
+    def send(self, request: Request) -> None:
+        """Put a request on its way."""
+        for index in homes(request, len(self._peers)):
+            self._peers[index].ledger.add(request)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.run_callback(self._flush)
+
+    def answers(self, request: Question) -> int:
+        """How many answers a question will have."""
+        return len(homes(request, len(self._peers)))
+
+    @property
+    def trouble(self) -> str:
+        """Why requests are not being answered; empty when they are."""
+        away = [str(peer.index) for peer in self._peers if peer.state is not State.LINKED or peer.silent_s > SILENT_S]
+        return f"shard {', '.join(away)} does not answer" if away else ""
+
+    @property
+    def greeting(self) -> bool:
+        """Whether a shard is about to connect. libzmq ends the process when it finds no file for that."""
+        return any(peer.state is State.GREETED for peer in self._peers)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        self._receiver.clogged = self._clogged()
+        now = perf_counter()
+        for peer in self._peers:
+            if peer.outlet is None or peer.ledger.waits:
+                continue
+            if now < peer.paced_until and peer.ledger.few:
+                self._flush_later(peer.paced_until - now)
+                continue
+            batch = peer.ledger.batch()
+            if batch is not None:
+                peer.unreceipted = 0
+                peer.paced_until = now + PACE_S
+                peer.outlet.send(encode(batch))
+
+    def _clogged(self) -> bool:
+        return any(peer.ledger.behind for peer in self._peers)
+
+    def _flush_later(self, seconds: float) -> None:
+        if self._pacer is None:
+            self._pacer = self._loop.timer(seconds)
+            self._pacer.start(self._paced)
+
+    def _paced(self) -> None:
+        self._pacer.close()
+        self._pacer = None
+        self._flush()
+
+    def beat(self, counters: dict[str, Any]) -> None:
+        """A second has passed. `counters` are told to the first shard."""
+        for peer in self._peers:
+            if peer.outlet is not None:
+                self._receipt(peer, counters if peer.index == 0 else None)
+                peer.ledger.prune(time.monotonic())
+                peer.silent_s += self._watcher.active  # while it is not listened to its silence says nothing
+                if peer.silent_s > self._timeout_s:
+                    self._kill(peer)
+        self._inbox.mend(self._log)
+
+    def _receipt(self, peer: _Peer, counters: dict[str, Any] | None) -> None:
+        assert peer.outlet is not None
+        peer.unreceipted = 0
+        peer.outlet.send(encode(Beat(self._name, peer.ledger.received, counters)))
+
+    # --- from the shards ---------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        """Take frames in, until there are none, time is up, or the receiver has enough."""
+        until = perf_counter() + SLICE_S
+        while not self._receiver.full:
+            data = self._inbox.receive()
+            if data is None:
+                return
+            self._take(data)
+            if perf_counter() > until:
+                self._again.start(self._readable)
+                return
+        self._watcher.stop()
+        self._receiver.pause(self._resume)
+
+    def _resume(self) -> None:
+        self._watcher.start(self._readable)
+        self._readable()
+
+    def _take(self, data: bytes) -> None:
+        try:
+            parcel = decode(data)
+            if not isinstance(parcel, Parcel):
+                raise EncodingError(f"{type(parcel).__name__} is not for a worker")
+        except EncodingError as error:
+            self.undecodable += 1
+            self._log.error("dropped a frame of a shard: %s", error)
+            return
+        peer = self._by_name.get(parcel.shard)
+        if peer is None:
+            return  # of a shard that has died
+        peer.silent_s = 0
+        peer.unreceipted += len(data)
+        if peer.state is State.GREETED and parcel.stable >= 0:
+            self._linked(peer)
+        try:
+            events = peer.ledger.receive(parcel, time.monotonic())
+        except Exception as error:  # what is left cannot be trusted: half a worker is worse than none
+            self._give_up(str(error) or repr(error))
+            return
+        if self._receiver.clogged:
+            self._receiver.clogged = self._clogged()
+        self._receiver.receive(events)
+        if not self._scheduled and peer.ledger.few:  # what has gathered meanwhile
+            self._scheduled = True
+            self._loop.run_callback(self._flush)
+        if peer.unreceipted > RECEIPT_BYTES and peer.outlet is not None:
+            self._receipt(peer, None)
+
+    # --- shards come and go ------------------------------------------------------------------------------------------
+
+    def _look_for_shards(self) -> None:
+        """Greet the shards that are there; look again in a moment where one is not."""
+        if self._search is not None:
+            self._search.close()
+            self._search = None
+        missing = False
+        self._reserve.empty()
+        for peer in self._peers:
+            if peer.state is State.AWAY:
+                found = self._directory.shard(peer.index)
+                if found is None or not self._greet(peer, found):
+                    self._start_shard(peer.index)
+                    missing = True
+        if not self.greeting:
+            self._reserve.fill()
+        if missing:
+            self._search = self._loop.timer(SEARCH_S)  # a fresh one: libev resumes one that has fired
+            self._search.start(self._look_for_shards)
+
+    def _linked(self, peer: _Peer) -> None:
+        peer.state = State.LINKED
+        if not self.greeting:
+            self._reserve.fill()
+        self._log.info("linked to shard %d (pid %d)", peer.index, pid_of(peer.name))
+
+    def _give_up(self, reason: str) -> None:
+        """Come to an end: the master starts another worker, and the clients find it."""
+        if not self._given_up:
+            self._given_up = True
+            self._log.critical("this worker gives up: %s", reason)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _greet(self, peer: _Peer, name: str) -> bool:
+        """Tell a shard what is held; False where it has gone already, or no file can be opened."""
+        try:
+            pidfd = os.pidfd_open(pid_of(name))
+        except OSError:
+            return False
+        try:
+            if not alive(name):
+                raise ProcessLookupError(name)
+            outlet = Outlet(self._context, self._directory.address(name))
+        except OSError:
+            os.close(pidfd)
+            return False
+        self.successions += bool(peer.name)
+        self._by_name.pop(peer.name, None)
+        self._by_name[name] = peer
+        peer.name, peer.pidfd, peer.state, peer.silent_s = name, pidfd, State.GREETED, 0
+        peer.watcher = self._loop.io(pidfd, READ)
+        peer.watcher.start(self._lost, peer)
+        peer.outlet = outlet
+        outlet.send(encode(Hello(self._name, peer.ledger.declaration(time.monotonic()))))
+        return True
+
+    def _lost(self, peer: _Peer) -> None:
+        """A shard's process has ended. What it has said is taken in first; requests wait for the next one."""
+        peer.watcher.stop()
+        peer.watcher.close()
+        os.close(peer.pidfd)
+        assert peer.outlet is not None
+        peer.outlet.close(forget=True)
+        peer.outlet, peer.state, peer.pidfd = None, State.AWAY, -1
+        self._log.error("shard %d (pid %d) has died; requests wait for another", peer.index, pid_of(peer.name))
+        while (data := self._inbox.receive()) is not None:
+            self._take(data)
+        self._look_for_shards()
+
+    def _kill(self, peer: _Peer) -> None:
+        """A shard that hangs is worse than none."""
+        self._log.error("killing shard %d (pid %d): silent for %d s", peer.index, pid_of(peer.name), peer.silent_s)
+        peer.silent_s = 0
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(peer.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """The worker ends: what it has sent still goes out."""
+        for peer in self._peers:
+            batch = peer.ledger.batch() if peer.outlet is not None else None
+            if batch is not None and peer.outlet is not None:
+                peer.outlet.send(encode(batch))
+        for watcher in (self._watcher, self._search, self._again, self._pacer, *(peer.watcher for peer in self._peers)):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        for peer in self._peers:
+            if peer.outlet is not None:
+                peer.outlet.close()
+        self._reserve.empty()
+        self._inbox.close()
+        self._context.term()
+        self._directory.forget(self._name)

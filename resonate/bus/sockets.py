@@ -1,0 +1,123 @@
+"""The two ends of a pipe: an inbox, which many may write to, and an outlet to one of those."""
+
+from __future__ import annotations
+
+import os
+from logging import Logger
+from typing import Final
+
+import zmq
+
+from resonate.bus.directory import RunDirectory
+
+#: How long what has been sent may take to leave when a process ends, in milliseconds.
+LINGER_MS: Final = 1000
+#: Files that a worker keeps for the link to a shard: its process, and the two ends of ØMQ with what they need inside.
+RESERVED: Final = 8
+
+
+class Inbox:
+    """The PULL socket of the process `name`, on a file of the run directory. Raises OSError where none can be made.
+
+    `fileno` is readable when something changes: read until nothing comes.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], directory: RunDirectory, name: str) -> None:
+        self._directory = directory
+        self._name = name
+        self._trouble = ""
+        self._socket = _made(context, zmq.PULL)
+        self._socket.linger = 0
+        try:
+            self._bind()
+        except OSError:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """For a watcher."""
+        return int(self._socket.FD)
+
+    def receive(self) -> bytes | None:
+        """The next frame, or None."""
+        try:
+            return self._socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def mend(self, log: Logger) -> None:
+        """Make the file anew if it has vanished; who is connected stays so. Why that fails is said once."""
+        trouble = ""
+        if not self._directory.file(self._name).exists():
+            trouble = self._directory.ensure()
+            try:
+                self._bind()  # beside the old one: to take that down would drop what is on its way
+                log.warning("the run directory %s had vanished, and has been made anew", self._directory.path)
+            except OSError as error:
+                trouble = trouble or str(error.strerror)
+        if trouble and trouble != self._trouble:
+            log.error("%s. Trying again each second", trouble)
+        self._trouble = trouble
+
+    def _bind(self) -> None:
+        address = self._directory.address(self._name)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Nobody reaches it any more."""
+        self._socket.close()
+
+
+class Outlet:
+    """A PUSH socket to one inbox. Raises OSError where no file can be opened.
+
+    What it holds is bounded by who sends: see resonate.shard.outbox and ledger.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        self._socket = _made(context, zmq.PUSH)
+        self._socket.sndhwm = 0
+        self._socket.linger = LINGER_MS
+        self._socket.connect(address)
+
+    def send(self, data: bytes) -> None:
+        """Put a frame on its way. It is copied: pyzmq's way without copies needs a thread, which gevent would patch."""
+        self._socket.send(data, zmq.NOBLOCK)
+
+    def close(self, *, forget: bool = False) -> None:
+        """No more is sent; what is on its way still goes out, unless it is to be forgotten."""
+        self._socket.close(0 if forget else None)
+
+
+class Reserve:
+    """Files that are kept open to be given up when a shard has died: without them a worker that has no file left, while
+    clients wait to be accepted, would never get those that it needs for the next one.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[int] = []
+        self.fill()
+
+    def fill(self) -> bool:
+        """Keep as many as there should be, or can be; whether there were enough."""
+        try:
+            while len(self._files) < RESERVED:
+                self._files.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            return False
+        return True
+
+    def empty(self) -> None:
+        """Give them up."""
+        while self._files:
+            os.close(self._files.pop())
+
+
+def _made(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
+    try:
+        return context.socket(kind)
+    except zmq.ZMQError as error:
+        raise OSError(error.errno, f"no socket can be made: {error.strerror}") from None
