@@ -1,1 +1,1 @@
-"""What runs in the master: the command line, the arbiter. Imported as `resonate.supervisor`."""
+"""What runs in the master, and the command line. Imported as `resonate.supervisor`."""

@@ -1,0 +1,188 @@
+"""The control socket: one line of JSON in, one line out, and the connection ends.
+
+It is served from the master's loop and never holds it up: nothing blocks, all is bounded. The run directory's mode
+keeps others out; the kernel is asked for the user of each client all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+LONGEST_REQUEST: Final = 4096  # bytes, the newline included
+MOST_CLIENTS: Final = 16  # others wait in the kernel's queue
+PATIENCE_S: Final = 5.0  # for all that a client does
+
+#: A command's request (the whole object) -> the answer.
+Handler: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass
+class _Client:
+    """`answer` None: the request is not complete yet."""
+
+    sock: socket.socket
+    until: float
+    request: bytes = b""
+    answer: bytes | None = None
+
+
+class Control:
+    """Answers with `handlers`, by the name that a request has as its `command`.
+
+    `selector` is that of the loop; it finds what to call as the `data` of a key.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        handlers: Mapping[str, Handler],
+        selector: selectors.BaseSelector,
+        clock: Callable[[], float],
+    ) -> None:
+        self._path = path
+        self._handlers = handlers
+        self._selector = selector
+        self._clock = clock
+        self._listening: socket.socket | None = None
+        self._paused = False  # enough clients
+        self._clients: dict[int, _Client] = {}
+
+    def open(self) -> None:
+        """Listen, in place of whatever has that name. Raises OSError; the path may be too long for a socket."""
+        self._close_listening()
+        self._path.unlink(missing_ok=True)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listening.bind(str(self._path))
+            listening.setblocking(False)
+            listening.listen(MOST_CLIENTS)
+        except OSError:
+            listening.close()
+            raise
+        self._listening, self._paused = listening, False
+        self._selector.register(listening, selectors.EVENT_READ, self._accept)
+
+    @property
+    def lost(self) -> bool:
+        """Whether nobody can find us: the file has been removed."""
+        return self._listening is None or not self._path.exists()
+
+    def tick(self) -> None:
+        """Once in a while: lose patience with clients."""
+        now = self._clock()
+        for client in [client for client in self._clients.values() if now >= client.until]:
+            self._drop(client)
+
+    def close(self) -> None:
+        """Close everything, and remove the file."""
+        self._close_listening()
+        for client in list(self._clients.values()):
+            self._drop(client)
+        self._path.unlink(missing_ok=True)
+
+    def close_in_child(self) -> None:
+        """Close a child's copies; the selector is its parent's."""
+        for sock in [self._listening, *(client.sock for client in self._clients.values())]:
+            if sock is not None:
+                sock.close()
+
+    # --- callbacks of the loop ---------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        if self._listening is None:
+            return
+        try:
+            sock, _ = self._listening.accept()
+        except OSError:  # it has gone again, or we are out of descriptors: the loop comes back to it
+            return
+        if _user(sock) not in (0, os.geteuid()):
+            sock.close()
+            return
+        sock.setblocking(False)
+        client = _Client(sock, self._clock() + PATIENCE_S)
+        self._clients[sock.fileno()] = client
+        self._selector.register(sock, selectors.EVENT_READ, lambda: self._serve(client))
+        if len(self._clients) >= MOST_CLIENTS:
+            self._selector.unregister(self._listening)
+            self._paused = True
+
+    def _serve(self, client: _Client) -> None:
+        try:
+            if client.answer is None:
+                self._read(client)
+            if client.answer is not None:
+                self._write(client)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(client)
+
+    def _read(self, client: _Client) -> None:
+        data = client.sock.recv(LONGEST_REQUEST - len(client.request))
+        client.request += data
+        line, newline, _ = client.request.partition(b"\n")
+        if newline:
+            client.answer = json.dumps(self._answer(line)).encode() + b"\n"
+            self._selector.modify(client.sock, selectors.EVENT_WRITE, lambda: self._serve(client))
+        elif not data or len(client.request) == LONGEST_REQUEST:
+            self._drop(client)
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError):
+            return {"error": "the request is no JSON"}
+        command = request.get("command") if isinstance(request, dict) else None
+        handler = self._handlers.get(command) if isinstance(command, str) else None
+        if handler is None:
+            return {"error": f"there is no such command; there are: {', '.join(sorted(self._handlers))}"}
+        return handler(request)
+
+    def _write(self, client: _Client) -> None:
+        answer = client.answer or b""
+        client.answer = answer[client.sock.send(answer) :]
+        if not client.answer:
+            self._drop(client)
+
+    def _drop(self, client: _Client) -> None:
+        if self._clients.pop(client.sock.fileno(), None) is None:
+            return
+        self._selector.unregister(client.sock)
+        client.sock.close()
+        if self._paused and self._listening is not None:
+            self._selector.register(self._listening, selectors.EVENT_READ, self._accept)
+            self._paused = False
+
+    def _close_listening(self) -> None:
+        if self._listening is None:
+            return
+        if not self._paused:
+            self._selector.unregister(self._listening)
+        self._listening.close()
+        self._listening = None
+
+
+def ask(path: Path, command: str, timeout_s: float) -> dict[str, Any]:
+    """One request from another process. Raises OSError when nobody answers in time, ValueError for no answer."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout_s)
+        sock.connect(str(path))
+        sock.sendall(json.dumps({"command": command}).encode() + b"\n")
+        with sock.makefile("rb") as answer:
+            found = json.loads(answer.readline())
+    if not isinstance(found, dict):
+        raise ValueError("the answer is no object")
+    return found
+
+
+def _user(sock: socket.socket) -> int:
+    _, user, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(user)

@@ -1,0 +1,195 @@
+"""The listening sockets. The master owns them, so that what waits to be accepted outlives the worker that will do it.
+
+Over TCP each worker slot has a socket of its own, and the kernel spreads connections over them (SO_REUSEPORT). A unix
+socket, and what systemd hands down, is one for all.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from gunicorn import systemd
+from resonate.supervisor import steering
+from resonate.supervisor.address import Address
+
+BACKLOG: Final = 2048
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A socket as a gunicorn worker takes it: it asks for these, and detaches `sock` in its process."""
+
+    sock: socket.socket
+
+    @property
+    def FAMILY(self) -> int:  # noqa: N802 - gunicorn's name
+        """The address family."""
+        return self.sock.family
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self.sock.fileno()
+
+    def close(self) -> None:
+        """In this process only."""
+        self.sock.close()
+
+
+class Listeners:
+    """The sockets of each slot. `shared` are those that all slots have; None: each has its own, on `address`."""
+
+    def __init__(self, address: Address, shared: Collection[socket.socket] | None = None) -> None:
+        self._address = address
+        self._shared = None if shared is None else [Listening(sock) for sock in shared]
+        self._own: dict[int, Listening] = {}
+        self._order: list[int] = []  # slots, as the kernel numbers their sockets
+        self._steered: frozenset[int] = frozenset()
+        self._program = False
+        self._path: tuple[int, int] | None = None  # of a unix socket that we have made
+
+    @classmethod
+    def open(cls, address: Address) -> Listeners:
+        """Listen. Sockets that systemd has handed down go before `address`. Raises OSError."""
+        handed_down = systemd.listen_fds()
+        if handed_down:
+            start = systemd.SD_LISTEN_FDS_START
+            return cls(address, [_adopted(number) for number in range(start, start + handed_down)])
+        if address.family is socket.AF_UNIX:
+            listeners = cls(address, [_unix(address.name)])
+            listeners._path = _identity(address.name)
+            return listeners
+        listeners = cls(address)
+        listeners.sockets(0)  # an error shows now, and a port of 0 has become one for all
+        return listeners
+
+    def sockets(self, slot: int) -> list[Listening]:
+        """What the worker in `slot` accepts from; opened if it is the first time. Raises OSError."""
+        if self._shared is not None:
+            return self._shared
+        if slot not in self._own:
+            self._own[slot] = self._tcp()
+            self._order.append(slot)
+            self._choose()
+        return [self._own[slot]]
+
+    def names(self) -> list[str]:
+        """Where we listen: `host:port`, `[host]:port` or `unix:/path`."""
+        first = self._shared if self._shared is not None else [self._own[slot] for slot in self._order[:1]]
+        return list(dict.fromkeys(_name(listening.sock) for listening in first))
+
+    def steer(self, slots: Collection[int]) -> None:
+        """From now on new connections go to these only. Those that wait in other slots' queues stay there."""
+        self._steered = frozenset(slots)
+        self._choose()
+
+    def release(self, slot: int) -> None:
+        """Give up the slot's socket. Steer away from it first, and have its queue accepted empty."""
+        listening = self._own.pop(slot, None)
+        if listening is None:
+            return
+        # Before close: were a copy of it still open in some child, the kernel would keep it in the group.
+        listening.sock.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        self._forget(slot)
+        self._choose()
+
+    def keep_only(self, slot: int) -> None:
+        """In a child: close what belongs to others."""
+        for other, listening in self._own.items():
+            if other != slot:
+                listening.close()
+
+    def close(self) -> None:
+        """Close all: workers have copies, and when these are closed as well connections are refused."""
+        for listening in [*(self._shared or ()), *self._own.values()]:
+            listening.close()
+        self._own.clear()
+        self._order.clear()
+        if self._path is not None and _identity(self._address.name) == self._path:
+            os.unlink(self._address.name)
+        self._path = None
+
+    def _tcp(self) -> Listening:
+        sock = socket.socket(self._address.family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is accepted inherits it
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(self._address.name)
+            sock.setblocking(False)
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+        self._address = Address(self._address.family, sock.getsockname())
+        return Listening(sock)
+
+    def _forget(self, slot: int) -> None:
+        """The kernel moves the last socket of a group into the place of one that is closed."""
+        place, last = self._order.index(slot), self._order.pop()
+        if place < len(self._order):
+            self._order[place] = last
+
+    def _choose(self) -> None:
+        """Tell the kernel. One that is too old for it goes on spreading over all of them."""
+        if not self._order:
+            return
+        sock = self._own[self._order[0]].sock
+        excluded = [index for index, slot in enumerate(self._order) if slot not in self._steered]
+        try:
+            if 0 < len(excluded) < len(self._order):
+                steering.attach(sock, steering.program(len(self._order), excluded))
+                self._program = True
+            elif self._program:
+                self._program = False
+                steering.detach(sock)
+        except OSError:
+            pass
+
+
+def _adopted(descriptor: int) -> socket.socket:
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    if sock.family is not socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.listen(BACKLOG)
+    return sock
+
+
+def _unix(path: str) -> socket.socket:
+    """In place of what a dead server has left there. Anybody may connect, as to a port."""
+    if _identity(path) is not None:
+        os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0)
+    try:
+        sock.bind(path)
+        sock.setblocking(False)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.umask(before)
+    return sock
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _name(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    if sock.family is socket.AF_UNIX:
+        return f"unix:{name}"
+    return f"[{name[0]}]:{name[1]}" if sock.family is socket.AF_INET6 else f"{name[0]}:{name[1]}"

@@ -1,0 +1,301 @@
+"""The master: signals, children, sockets. What should live is decided by the roster; here it is done.
+
+One loop. It waits for a signal, a client of the control socket or the next look at the clock, whichever comes first.
+Nothing in it blocks. There is no thread, no gevent hub and no ZeroMQ context: none of them survives a fork.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+from gunicorn import SERVER_SOFTWARE, util
+from resonate.supervisor import address, status
+from resonate.supervisor.application import Application
+from resonate.supervisor.children import Workers, obituary
+from resonate.supervisor.control import Control
+from resonate.supervisor.listeners import Listeners
+from resonate.supervisor.readiness import Readiness
+from resonate.supervisor.roster import SLOTS, Action, Kill, Limits, Process, Release, Role, Roster, Spawn, State, Steer
+from resonate.supervisor.signals import Signals
+
+from resonate.bus.directory import pid_of
+from resonate.bus.spawn import spawn
+from resonate.errors import ConfigurationError
+from resonate.server.scoreboard import Restarts, Scoreboard
+from resonate.server.service import share
+
+#: The longest wait of the loop, and what it is while somebody boots.
+TURN_S: Final = 1.0
+BOOTING_TURN_S: Final = 0.05
+#: Between looks at the files in the run directory.
+DIRECTORY_LOOK_S: Final = 1.0
+
+
+class Master:
+    """Serves what `app` holds. `run` is all there is to call."""
+
+    def __init__(self, app: Application) -> None:
+        os.environ["SERVER_SOFTWARE"] = SERVER_SOFTWARE
+        self.app, self.settings, self.cfg = app, app.settings, app.cfg
+        self.pid, self.started_at = os.getpid(), time.monotonic()
+        self.log = app.cfg.logger_class(app.cfg)
+        if app.debug:
+            self.log.error_log.setLevel(logging.DEBUG)
+        self.log.close_on_exec()
+        server = app.settings.server
+        limits = Limits(graceful_timeout_s=self.cfg.graceful_timeout, worker_timeout_s=server.worker_timeout)
+        self.roster = Roster(server.workers, server.bus_shards, limits)
+        self.scoreboard = Scoreboard(SLOTS)
+        self.selector = selectors.PollSelector()  # an epoll instance would be shared with the children
+        self._directory_looked_at = 0.0
+        self._directory_trouble = ""
+
+    def run(self) -> NoReturn:
+        """Serve until a signal ends it; exits the process. Raises ConfigurationError when it cannot begin."""
+        self._open()
+        try:
+            while not self.roster.over:
+                self._turn()
+        except Exception:  # a worker's end is a SystemExit, which passes through here in the child
+            self.log.exception("the master has failed")
+            for pid in self.roster.processes:
+                os.kill(pid, signal.SIGKILL)
+            self._close()
+            sys.exit(1)
+        self._close()
+        self.log.info("Shutting down: Master")
+        sys.exit(0)
+
+    # --- begin and end -----------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self.app.shared = share(self.settings, self.log)
+        self.directory = self.app.shared.directory
+        self.control = Control(self.directory.control, {"status": self._status}, self.selector, time.monotonic)
+        try:
+            self._open_control()
+            self.listeners = self._listen()
+        except ConfigurationError:
+            self.control.close()
+            self.directory.remove()
+            raise
+        self.signals = Signals([*self._on_signal, signal.SIGCHLD])
+        self.selector.register(self.signals, selectors.EVENT_READ, lambda: None)
+        self.workers = Workers(self.app, self.log, self.listeners, self.scoreboard, self._close_in_child)
+        self.readiness = Readiness(self.settings, self.log, self.listeners.names(), self.started_at)
+        self.readiness.greet()
+        util._setproctitle(f"master [{self.cfg.proc_name}]")
+
+    def _open_control(self) -> None:
+        path = self.directory.control
+        try:
+            self.control.open()
+        except OSError as error:
+            raise ConfigurationError("run_dir", f"no socket can be made there: {error}", value=str(path)) from None
+
+    def _listen(self) -> Listeners:
+        server = self.settings.server
+        try:
+            return Listeners.open(address.resolve(server.host, server.port))
+        except OSError as error:
+            raise address.refusal(error, server.host, server.port) from None
+
+    def _close(self) -> None:
+        self.listeners.close()
+        self.control.close()
+        self.directory.remove()
+
+    def _close_in_child(self) -> None:
+        self.control.close_in_child()
+        self.selector.close()
+        self.signals.close_in_child()
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._observe()
+        self.control.tick()
+        for action in self.roster.due(time.monotonic()):
+            self._on_action[type(action)](self, action)
+        self.readiness.look(self.roster, time.monotonic())
+        self._wait()
+        for number in self.signals.taken():
+            self._handle(number)
+        self._reap()
+
+    def _wait(self) -> None:
+        booting = any(process.state is State.STARTING for process in self.roster.processes.values())
+        for key, _ in self.selector.select(BOOTING_TURN_S if booting else TURN_S):
+            key.data()
+
+    def _observe(self) -> None:
+        """See what nobody tells: heartbeats, who has booted, what has become of the files."""
+        now = time.monotonic()
+        for pid, heard_at in self.workers.heartbeats():
+            self.roster.heard(pid, heard_at)
+        for process in self.roster.processes.values():
+            if process.state is State.STARTING and self._has_booted(process):
+                self.roster.ready(process.pid, now)
+        if now - self._directory_looked_at >= DIRECTORY_LOOK_S:
+            self._directory_looked_at = now
+            self._look_after_directory()
+
+    def _has_booted(self, process: Process) -> bool:
+        """A worker says so on the scoreboard; a shard has made its inbox."""
+        if process.role is Role.WORKER:
+            return self.scoreboard.row(process.slot).ready
+        name = self.directory.shard(process.slot)
+        return name is not None and pid_of(name) == process.pid
+
+    def _look_after_directory(self) -> None:
+        """Somebody may have removed it, or the disk may be full: said once, tried each second."""
+        trouble = self.directory.ensure()
+        if not trouble and self.control.lost:
+            try:
+                self.control.open()
+            except OSError as error:
+                trouble = str(error)
+            else:
+                self.log.warning("files of the run directory %s had gone and are made anew", self.directory.path)
+        if trouble and trouble != self._directory_trouble:
+            self.log.error("the run directory cannot be used: %s", trouble)
+        elif self._directory_trouble and not trouble:
+            self.log.info("the run directory can be used again")
+        self._directory_trouble = trouble
+
+    # --- children ----------------------------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, how = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._gone(pid, how)
+
+    def _gone(self, pid: int, how: int) -> None:
+        gone = self.roster.exited(pid, time.monotonic())
+        if gone is None:  # as process 1 of a container we are given orphans of others
+            self.log.debug("Reaped unknown child process (pid:%s, status:%s)", pid, how)
+            return
+        if gone.process.role is Role.WORKER:
+            self.workers.forget(pid)
+            self.scoreboard.clear(gone.process.slot)
+        restarts = self.roster.restarts
+        self.scoreboard.record(Restarts(workers=restarts[Role.WORKER], shards=restarts[Role.SHARD]))
+        said = obituary(gone, how)
+        if said is not None:
+            level, text = said
+            self.log.log(level, "%s", text)
+
+    def _spawn(self, action: Spawn) -> None:
+        try:
+            pid = self._spawn_shard(action) if action.role is Role.SHARD else self._fork(action)
+        except OSError as error:
+            pause_s = self.roster.failed(action, time.monotonic())
+            self.log.error(
+                "%s %d cannot be started: %s; next attempt in %.0f s", action.role.value, action.slot, error, pause_s
+            )
+            return
+        self.roster.spawned(action, pid, time.monotonic())
+
+    def _fork(self, action: Spawn) -> int:
+        return self.workers.fork(action, self.roster.sharded)
+
+    def _spawn_shard(self, action: Spawn) -> int:
+        server = self.settings.server
+        pid = spawn(self.directory, action.slot, server.worker_timeout, server.log_format)
+        self.log.info("Booting shard %d with pid: %d", action.slot, pid)
+        return pid
+
+    def _kill(self, action: Kill) -> None:
+        process = self.roster.processes[action.pid]
+        if action.signal is signal.SIGABRT:
+            self.log.critical("%s TIMEOUT (pid:%s)", process.role.value.upper(), action.pid)
+        os.kill(action.pid, action.signal)  # it is there: it has not been reaped
+
+    def _steer(self, action: Steer) -> None:
+        self.listeners.steer(action.slots)
+
+    def _release(self, action: Release) -> None:
+        self.listeners.release(action.slot)
+
+    _on_action: Final[dict[type[Action], Callable[[Master, Any], None]]] = {
+        Spawn: _spawn,
+        Kill: _kill,
+        Steer: _steer,
+        Release: _release,
+    }
+
+    # --- signals -----------------------------------------------------------------------------------------------------
+
+    def _handle(self, number: signal.Signals) -> None:
+        if number is signal.SIGCHLD:  # each turn reaps
+            return
+        self.log.info("Handling signal: %s", number.name.removeprefix("SIG").lower())
+        self._on_signal[number](self, number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        """The second time, people at a terminal have lost patience; a process manager that asks twice has not."""
+        if not self.roster.stopping:
+            self.readiness.stopping()
+            self.listeners.close()  # when the workers have closed theirs, connections are refused
+            self.roster.stop(time.monotonic())
+        elif number is not signal.SIGTERM:
+            self.log.info("Quick shutdown requested")
+            self.roster.hurry(time.monotonic())
+
+    def _resize(self, number: signal.Signals) -> None:
+        before = self.roster.workers
+        after = self.roster.resize(before + (1 if number is signal.SIGTTIN else -1))
+        if before == after:
+            self.log.warning("the number of workers stays %d", before)
+        else:
+            self.log.info("%d workers from now on", after)
+
+    def _reopen_logs(self, number: signal.Signals) -> None:
+        self.log.reopen_files()
+        for process in self.roster.processes.values():
+            if process.role is Role.WORKER and process.state is not State.STARTING:  # its handler may not be there yet
+                os.kill(process.pid, number)
+
+    def _not_yet(self, number: signal.Signals) -> None:
+        """A reload would disconnect everybody in this version, and so would a second master: say so instead."""
+        self.log.warning("%s is ignored: this version changes its configuration by a restart", number.name)
+
+    def _ignore(self, number: signal.Signals) -> None:
+        """A terminal has changed its size."""
+
+    _on_signal: Final[dict[signal.Signals, Callable[[Master, signal.Signals], None]]] = {
+        signal.SIGTERM: _stop,
+        signal.SIGINT: _stop,
+        signal.SIGQUIT: _stop,
+        signal.SIGTTIN: _resize,
+        signal.SIGTTOU: _resize,
+        signal.SIGUSR1: _reopen_logs,
+        signal.SIGHUP: _not_yet,
+        signal.SIGUSR2: _not_yet,
+        signal.SIGWINCH: _ignore,
+    }
+
+    # --- the control socket ------------------------------------------------------------------------------------------
+
+    def _status(self, request: dict[str, Any]) -> dict[str, Any]:
+        return status.overview(
+            self.roster,
+            self.scoreboard,
+            pid=self.pid,
+            started_at=self.started_at,
+            now=time.monotonic(),
+            run_dir=str(self.directory.path),
+            listening=self.readiness.names,
+        )

@@ -1,0 +1,62 @@
+"""Signals as a queue: a handler only notes the number, and wakes the loop through a pipe."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+class Signals:
+    """What has come and was not taken yet. Takes the process's handlers of `numbers` and its wake-up descriptor."""
+
+    def __init__(self, numbers: Iterable[signal.Signals]) -> None:
+        self._arrived: deque[signal.Signals] = deque()
+        self._wakeup, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        for number in numbers:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._arrived.append(signal.Signals(number))
+
+    def fileno(self) -> int:
+        """Readable when something has come."""
+        return self._wakeup
+
+    def taken(self) -> Iterator[signal.Signals]:
+        """What has come, in that order; what comes meanwhile is among it."""
+        try:
+            while os.read(self._wakeup, 4096):  # the pipe first: what comes after this wakes the loop again
+                pass
+        except BlockingIOError:
+            pass
+        while self._arrived:
+            yield self._arrived.popleft()
+
+    def close_in_child(self) -> None:
+        """A child has handlers of its own; a byte of it in this pipe would wake its parent."""
+        signal.set_wakeup_fd(-1)
+        os.close(self._wakeup)
+        os.close(self._woken)
+
+
+@contextmanager
+def stop_signals_held() -> Iterator[None]:
+    """Held back by the kernel meanwhile, for this process and for those that it forks."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        release_stop_signals()
+
+
+def release_stop_signals() -> None:
+    """Let through what was held back."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
