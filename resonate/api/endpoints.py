@@ -67,7 +67,9 @@ def publish_batch(call: Call) -> Endpoint:
     if all(event.info is None for event in batch):
         return _BATCH_DONE
     answers = zip(batch, infos, strict=True)
-    return json_response({"batch": [attributes(event.channels[0], info, event.info or []) for event, info in answers]})
+    return json_response(
+        {"batch": [attributes(event.channels[0], info, event.info) if event.info else {} for event, info in answers]}
+    )
 
 
 def publish_to_user(call: Call) -> Endpoint:
@@ -81,7 +83,8 @@ def publish_to_user(call: Call) -> Endpoint:
 def channels(call: Call) -> Endpoint:
     """GET /channels"""
     wanted = call.query.get("info", "").split(",")
-    (found,) = yield [ListChannels(next(call.refs), call.app.app_id, call.query.get("filter_by_prefix", ""))]
+    prefix = call.query.get("filter_by_prefix", "")
+    (found,) = yield [ListChannels(next(call.refs), call.app.app_id, prefix, "cache" in wanted)]
     return json_response({"channels": {name: attributes(name, info, wanted) for name, info in found.items()}})
 
 
@@ -136,4 +139,4 @@ def attributes(name: str, info: ChannelInfo, wanted: list[str]) -> dict[str, Any
 
 def _publication(call: Call, channel: str, event: validation.Event, payload: bytes) -> Publish:
     keep = call.cache_ttl if kind_of(channel).cache else 0
-    return Publish(next(call.refs), call.app.app_id, channel, payload, event.socket_id, keep)
+    return Publish(next(call.refs), call.app.app_id, channel, payload, event.socket_id, keep, event.info is not None)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import orjson
 
 from resonate.errors import Fault, PusherError
+from resonate.messages import user_key
 
 #: How deep JSON may surely nest. PHP stops at 512; orjson writes 254 levels, and an event adds some.
 MAX_DEPTH: Final = 200
@@ -82,11 +83,6 @@ def client_event(name: str, channel: str, data: Any, user: Any = None) -> bytes:
     return orjson.dumps(value)
 
 
-def user_key(user_id: Any) -> str:
-    """A user id as it is compared: a string."""
-    return user_id if isinstance(user_id, str) else json_text(user_id)
-
-
 def decode(text: bytes) -> dict[str, Any]:
     """A client's message: an object with an `event`; `data` that is a string of JSON is decoded too.
 
@@ -112,7 +108,7 @@ def parse(text: bytes) -> Any:
     try:
         value = orjson.loads(text)
         if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
-            orjson.dumps([[[[value]]]])  # as deep as any event will put it
+            orjson.dumps([[[[[[[[value]]]]]]]])  # as deep as any event or frame of the bus will put it
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         raise PusherError(INVALID_FORMAT) from None
     return value

@@ -1,8 +1,9 @@
 """One client's Pusher life, without I/O.
 
-Each call takes what happened and returns *effects*, in order: payloads for the client (bytes of JSON), requests for the
-shard (resonate.messages), and `Close`. Nothing is called back. A subscription is pending from its request until the
-shard's answer with the same `ref`; an answer that nobody waits for any more is dropped.
+Each call takes what happened and returns *effects*, in order: payloads for the client (bytes of JSON), faults that it
+is to be told, requests for the shard (resonate.messages), and `Close`. Nothing is called back. A subscription is
+pending from its request until the shard's answer with the same `ref`; an answer that nobody waits for any more is
+dropped.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from resonate.messages import (
     Subscribe,
     Subscribed,
     Unsubscribe,
+    user_key,
 )
 from resonate.pusher import events, signatures
 from resonate.pusher.channels import MAX_NAME, USER_PREFIX, kind_of, user_channel
@@ -59,7 +61,7 @@ class Close(NamedTuple):
     reason: str
 
 
-Effect = bytes | Close | Request
+Effect = bytes | Fault | Close | Request
 
 
 class Subscription(NamedTuple):
@@ -67,11 +69,10 @@ class Subscription(NamedTuple):
 
     member: Member | None
     ref: int
-    joined: bool
     silent: bool
 
 
-_JOINED: Final = Subscription(None, 0, True, False)  # shared by all plain subscriptions: there may be millions
+_PLAIN: Final = Subscription(None, 0, False)  # shared by all plain subscriptions: there may be millions
 
 
 class Session:
@@ -136,18 +137,18 @@ class Session:
                 return self._pusher_event(name, message.get("data"))
             return self._other_event(name, message.get("channel"), message.get("data"))
         except PusherError as error:
-            return [events.error(error.fault)]
+            return [error.fault]
 
     def oversized(self) -> list[Effect]:
         """A message over `max_message_size`, which has been dropped."""
         if self.state is not State.OPEN:
             return []
-        return [events.error(TOO_LONG)]
+        return [TOO_LONG]
 
     def _too_fast(self) -> list[Effect]:
         if self.app.rate_limiting.terminate_on_limit:
-            return [events.error(TOO_FAST), Close(COME_BACK_LATER, TOO_FAST.message)]
-        return [events.error(TOO_FAST)]
+            return [TOO_FAST, Close(COME_BACK_LATER, TOO_FAST.message)]
+        return [TOO_FAST]
 
     def _pusher_event(self, name: str, data: Any) -> list[Effect]:
         handler = _HANDLERS.get(name)
@@ -187,25 +188,23 @@ class Session:
         most = self._server.max_subscriptions_per_connection
         if len(self.subscriptions) >= most:
             raise PusherError(Fault(4301, f"A connection may hold {most} subscriptions."))
-        self.subscriptions[channel] = Subscription(member, self._ref, False, silent)
+        self.subscriptions[channel] = Subscription(member, self._ref, silent)
         request = Subscribe(app, channel, self.id, self._ref, member)
         return [request] if len(self.subscriptions) > 1 else [request, Attach(app)]
 
-    def subscribed(self, answer: Subscribed) -> list[Effect] | None:
-        """The shard's answer; None when the client has left meanwhile, and is not to be put on the channel."""
+    def subscribed(self, answer: Subscribed) -> list[bytes] | None:
+        """The shard's answer: payloads for the client. None when that has left, and is not to be put on the channel."""
         channel = answer.channel
         held = self.subscriptions.get(channel)
         if held is None or held.ref != answer.ref:
             return None
-        self.subscriptions[channel] = (
-            _JOINED if held.member is None else held._replace(ref=0, joined=True, silent=False)
-        )
+        self.subscriptions[channel] = _PLAIN if held.member is None else held._replace(ref=0, silent=False)
         if held.silent:
             return []
-        effects: list[Effect] = [events.succeeded(channel, answer.members)]
+        payloads = [events.succeeded(channel, answer.members)]
         if kind_of(channel).cache:
-            effects.append(events.cache_miss(channel) if answer.cached is None else answer.cached)
-        return effects
+            payloads.append(events.cache_miss(channel) if answer.cached is None else answer.cached)
+        return payloads
 
     def _unsubscribe(self, data: dict[str, Any]) -> list[Effect]:
         channel = data.get("channel")
@@ -257,8 +256,7 @@ class Session:
         if policy == "none":
             raise PusherError(NO_CLIENT_EVENTS)
         held = self.subscriptions.get(channel)
-        joined = held is not None and held.joined
-        if policy == "members" and not joined:
+        if policy == "members" and held is None:  # also while the shard has not answered: it does so before the event
             raise PusherError(NOT_A_MEMBER)
         kind = kind_of(channel)
         if not kind.private:
@@ -279,7 +277,7 @@ _HANDLERS: Final[dict[str, Callable[[Session, dict[str, Any]], list[Effect]]]] =
 
 
 def _refusal(fault: Fault) -> list[Effect]:
-    return [events.error(fault), Close(fault.code, fault.message)]
+    return [fault, Close(fault.code, fault.message)]
 
 
 def _parse_channel_data(text: Any) -> Any:
@@ -304,4 +302,4 @@ def _user_of(data: Any, key: str) -> str:
         raise PusherError(UNAUTHORIZED)
     if isinstance(value, float) and abs(value) >= 2**53:  # a long integer, of which digits have been lost
         raise PusherError(UNAUTHORIZED)
-    return events.user_key(value)
+    return user_key(value)

@@ -4,36 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from logging import Logger
-from typing import Any
+from typing import Any, Final
 
 from resonate.api import Endpoint
 from resonate.errors import HttpError
 from resonate.http import Response, error_response
-from resonate.messages import Answer, Question
+from resonate.messages import Answer, Publish, Question
+from resonate.server.stats import Stats
 
 Respond = Callable[[Response], None]
 
+#: Seconds after which a call that no shard has answered is answered in its place.
+PATIENCE_S: Final = 10
+
 _FAILED = error_response(HttpError(500, "Server error."))
+#: What is answered where no shard answers.
+AWAY: Final = error_response(
+    HttpError(
+        503,
+        "The shards do not answer. What was to be published may still be.",
+        headers=(("Retry-After", "1"),),
+    )
+)
 
 
 class _Running:
-    """An endpoint that has asked: the answers so far, in the order of its requests."""
+    """An endpoint that has asked: the answers so far, in the order of its requests, and how many are missing."""
 
-    __slots__ = ("answers", "endpoint", "missing", "respond")
+    __slots__ = ("answers", "endpoint", "missing", "refs", "respond", "since")
 
     def __init__(self, endpoint: Endpoint, respond: Respond) -> None:
         self.endpoint = endpoint
         self.respond = respond
+        self.refs: list[int] = []
         self.answers: list[Any] = []
         self.missing = 0
+        self.since = 0
 
 
 class Calls:
-    """`send` takes a request to the shard that is its home."""
+    """`send` takes a request to its shards, `answers` says how many of them will answer it; `stats` counts events."""
 
-    def __init__(self, send: Callable[[Question], None], log: Logger) -> None:
+    def __init__(
+        self,
+        send: Callable[[Question], None],
+        log: Logger,
+        stats: Stats,
+        answers: Callable[[Question], int] = lambda _: 1,
+    ) -> None:
+        self._stats = stats
         self._send = send
         self._log = log
+        self._answers = answers
+        self._now = 0
         self._waiting: dict[int, tuple[_Running, int]] = {}
 
     def start(self, endpoint: Endpoint, respond: Respond) -> None:
@@ -41,12 +64,32 @@ class Calls:
         self._advance(_Running(endpoint, respond), None)
 
     def answer(self, answer: Answer) -> None:
-        """A shard has answered."""
-        running, index = self._waiting.pop(answer.ref)
-        running.answers[index] = answer.value
+        """A shard has answered. What several shards know is put together: of dicts the union, of lists the sum."""
+        waiting = self._waiting.get(answer.ref)
+        if waiting is None:
+            return  # it has been given up
+        running, index = waiting
+        before, value = running.answers[index], answer.value
+        if before is not None:
+            value = before | value if isinstance(value, dict) else before + value
+        running.answers[index] = value
         running.missing -= 1
         if not running.missing:
+            self._forget(running)
             self._advance(running, running.answers)
+
+    def tick(self) -> None:
+        """A second has passed: give up what has waited too long."""
+        self._now += 1
+        late = {running for running, _ in self._waiting.values() if self._now - running.since > PATIENCE_S}
+        for running in late:
+            self._forget(running)
+            running.endpoint.close()
+            running.respond(AWAY)
+
+    def _forget(self, running: _Running) -> None:
+        for ref in running.refs:
+            del self._waiting[ref]
 
     def _advance(self, running: _Running, answers: list[Any] | None) -> None:
         try:
@@ -65,9 +108,13 @@ class Calls:
         if not requests:
             self._advance(running, [])
             return
-        running.missing = len(requests)
+        running.since = self._now
         running.answers = [None] * len(requests)
-        for index, request in enumerate(requests):
-            self._waiting[request.ref] = (running, index)
+        running.refs = [request.ref for request in requests]
+        running.missing = sum(map(self._answers, requests))
+        for index, ref in enumerate(running.refs):
+            self._waiting[ref] = (running, index)
         for request in requests:
+            if type(request) is Publish:
+                self._stats.rest_publishes += 1
             self._send(request)

@@ -9,9 +9,11 @@ from logging import Logger
 from typing import NamedTuple, Protocol
 
 from resonate.api import Api, claims
+from resonate.counters import Snapshot
 from resonate.server.calls import Calls
 from resonate.server.hub import Hub
-from resonate.server.link import LocalLink
+from resonate.server.link import Way
+from resonate.server.stats import Stats
 from resonate.server.trace import Tracer
 from resonate.server.transport import Reactor, Transport
 from resonate.settings import Settings
@@ -24,6 +26,10 @@ class Hosting(Protocol):
         """Take the connection over, with what was read of it; give it back after one request, with what is left."""
 
 
+#: Calls its argument once, now or later, with the snapshots of all workers and shards; None when they cannot be had.
+Collect = Callable[[Callable[[list[Snapshot] | None], None]], None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """Made once when the worker boots. `tracer` is None unless each message is to be logged."""
@@ -31,13 +37,15 @@ class Context:
     settings: Settings
     log: Logger
     reactor: Reactor
-    link: LocalLink
+    link: Way
     hub: Hub
     calls: Calls
     api: Api
     hosting: Hosting
     health: Health
     tracer: Tracer | None
+    stats: Stats
+    collect: Collect
     keep_alive: int
 
     def route(self, path: str) -> Route | None:
@@ -70,19 +78,37 @@ class Up(NamedTuple):
     """The health check."""
 
 
-Route = Rest | Upgrade | Up
+class Metrics(NamedTuple):
+    """What Prometheus reads."""
+
+
+class Nowhere(NamedTuple):
+    """There is nothing, and no hosted application is asked."""
+
+
+Route = Rest | Upgrade | Up | Metrics | Nowhere
+
+
+def metrics_route(path: str) -> Route:
+    """What a path means on the listener of the metrics."""
+    return Metrics() if path == "/metrics" else Nowhere()
 
 
 class Health:
-    """Whether this worker serves: `reason` says why not, empty when it does. `stopping` once it will serve no more."""
+    """Whether this worker serves. `stopping` once it will serve no more; `trouble` says why shards do not answer."""
 
-    def __init__(self) -> None:
-        self.reason = ""
+    def __init__(self, trouble: Callable[[], str] = str) -> None:
+        self._trouble = trouble
         self.stopping = False
+
+    @property
+    def reason(self) -> str:
+        """Why it does not serve, empty when it does."""
+        return "the worker is stopping" if self.stopping else self._trouble()
 
     def stop(self) -> None:
         """The worker has been told to go."""
-        self.reason, self.stopping = "the worker is stopping", True
+        self.stopping = True
 
 
 def new_socket_id() -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from time import time
+from collections.abc import Callable
+from time import perf_counter, time
 from typing import Final
 
+from resonate.api.routes import NOT_FOUND
+from resonate.counters import Snapshot
 from resonate.errors import Fault, HttpError
 from resonate.http import (
     Continue,
@@ -19,7 +22,9 @@ from resonate.http import (
     json_response,
 )
 from resonate.pusher import events as wire
-from resonate.server.context import Context, Rest, Upgrade, new_socket_id
+from resonate.server import metrics
+from resonate.server.calls import AWAY
+from resonate.server.context import Context, Metrics, Nowhere, Rest, Route, Up, Upgrade, new_socket_id
 from resonate.server.pusher_connection import PusherConnection
 from resonate.server.transport import Transport
 from resonate.settings import App
@@ -35,21 +40,30 @@ _HEALTHY: Final = Response(200, b'{"health":"OK"}')
 _NO_APP: Final = Fault(4001, "Application does not exist")
 _WRONG_ORIGIN: Final = Fault(4009, "Origin not allowed")
 
+#: Routes that count, besides REST. Who reads the metrics does not: that would change what is read.
+_COUNTED: Final = frozenset((Up, Upgrade))
+
 
 class HttpConnection:
-    """Speaks on `transport`; one request at a time, while the next ones wait in the reader or the kernel."""
+    """Speaks on `transport`; one request at a time, while the next ones wait in the reader or the kernel.
 
-    __slots__ = ("_busy", "_context", "_patience", "_reader", "_since", "_transport")
+    `route` says what a path means, where that is not `Context.route`.
+    """
 
-    def __init__(self, context: Context, transport: Transport) -> None:
+    __slots__ = ("_advancing", "_began", "_busy", "_context", "_fresh", "_patience", "_reader", "_since", "_transport")
+
+    def __init__(
+        self, context: Context, transport: Transport, route: Callable[[str], Route | None] | None = None
+    ) -> None:
         self._context = context
         self._transport = transport
-        self._reader = RequestReader(context.route, context.settings.server.max_request_size)
+        self._reader = RequestReader(route or context.route, context.settings.server.max_request_size)
         self._busy: Request | None = None  # the request that is being answered
+        self._advancing = False
+        self._fresh = True  # whether nothing has been asked yet
+        self._began = 0.0  # when that was, where it is one of REST
         self._patience = context.settings.server.handshake_timeout  # seconds to wait for the beginning of a request
-        self._since = (
-            context.reactor.wheel.now
-        )  # the tick at which the present wait began: for a head, a body, a request
+        self._since = context.reactor.wheel.now  # the tick at which the present wait began: for a head, a body, ...
 
     def open(self) -> None:
         """A fresh connection: the first request must come in time."""
@@ -60,6 +74,10 @@ class HttpConnection:
     def received(self, data: bytes) -> None:
         """Bytes from the transport."""
         reader = self._reader
+        if self._busy is not None:  # it has asked once more: from here on it waits in the kernel
+            reader.feed(data)
+            self._transport.pause_reading()
+            return
         before = (reader.in_request, reader.in_body)
         reader.feed(data)
         self._advance()
@@ -74,6 +92,7 @@ class HttpConnection:
     def _advance(self) -> None:
         """Serve what has been read, until a request is under way or bytes are missing."""
         transport = self._transport
+        self._advancing = True
         while self._busy is None and transport.protocol is self and not transport.congested:
             item = self._reader.next()
             if item is None:
@@ -86,10 +105,13 @@ class HttpConnection:
                 transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             elif type(item) is Foreign:
                 self._pass_on(item.data)
+        self._advancing = False
         if transport.protocol is not self:
             return
-        if self._busy is not None or transport.congested:
+        if transport.congested:
             transport.pause_reading()
+        elif self._busy is not None:
+            return
         elif transport.ended or (self._context.health.stopping and not self._reader.in_request):
             transport.close()
 
@@ -101,30 +123,46 @@ class HttpConnection:
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def _serve(self, request: Request) -> None:
-        self._busy = request
-        route = request.route
+        self._busy, self._fresh = request, False
         try:
-            if type(route) is Rest:
-                self._call(request, route.path)
-            elif type(route) is Upgrade:
-                self._upgrade(request, route.key)
+            if type(request.route) is Rest:
+                self._call(request, request.route.path)
             else:
-                self._respond(self._health(request))
+                _SERVICES[type(request.route)](self, request)
         except HttpError as error:
             self._respond(error_response(error))
 
     def _call(self, request: Request, path: str) -> None:
+        self._began = perf_counter()
+        if self._context.hub.clogged:
+            self._respond(AWAY)
+            return
         answer = self._context.api.open(request, path, time())
         if isinstance(answer, Response):
             self._respond(answer)
         else:
             self._context.calls.start(answer, self._respond)
 
-    def _health(self, request: Request) -> Response:
+    def _health(self, request: Request) -> None:
         if request.method not in ("GET", "HEAD"):
             raise HttpError(405, "Method not allowed.", headers=(("Allow", "GET"),))
         reason = self._context.health.reason
-        return json_response({"health": reason}, 503) if reason else _HEALTHY
+        self._respond(json_response({"health": reason}, 503) if reason else _HEALTHY)
+
+    def _metrics(self, request: Request) -> None:
+        if request.method not in ("GET", "HEAD"):
+            self._respond(NOT_FOUND)
+        else:
+            self._context.collect(self._collected)
+
+    def _collected(self, snapshots: list[Snapshot] | None) -> None:
+        try:
+            self._respond(AWAY if snapshots is None else metrics.response(snapshots))
+        except Exception:  # they come from other processes: whoever hands them on is not to suffer
+            self._transport.fail()
+
+    def _nowhere(self, request: Request) -> None:
+        self._respond(NOT_FOUND)
 
     def _respond(self, response: Response) -> None:
         request = self._busy
@@ -132,6 +170,10 @@ class HttpConnection:
         if request is None or transport.closed:
             return
         self._busy = None
+        if type(request.route) is Rest:
+            self._context.stats.answered(response.status, perf_counter() - self._began)
+        elif type(request.route) in _COUNTED:
+            self._context.stats.responses[response.status] += 1
         upgrade_ignored = "upgrade" in request.headers
         keep = request.keep_alive and not upgrade_ignored and not self._context.health.stopping
         head_only = request.method == "HEAD"
@@ -143,11 +185,13 @@ class HttpConnection:
         self._patience = self._context.keep_alive
         if self._patience < self._context.settings.server.handshake_timeout:  # nearer than the next look
             transport.check_after(self._patience)
-        if not transport.reading:  # the answer came later than the call that asked for it
-            transport.resume_reading()
+        if not self._advancing:  # the answer came later than the call that asked for it
+            if not transport.congested:
+                transport.resume_reading()
             self._advance()
 
     def _refuse(self, error: HttpError) -> None:
+        self._context.stats.responses[error.status] += 1
         self._transport.write(encode(error_response(error), keep_alive=False))
         self._transport.close()
 
@@ -168,13 +212,14 @@ class HttpConnection:
 
     # --- WebSocket ---------------------------------------------------------------------------------------------------
 
-    def _upgrade(self, request: Request, key: str) -> None:
+    def _upgrade(self, request: Request) -> None:
         """Answer the handshake. Refusals of the app come after it: clients read their codes, not HTTP's."""
         answer = accept_upgrade(request.method, request.version, request.headers)
         transport, context = self._transport, self._context
         self._busy = None
+        context.stats.responses[101] += 1
         transport.write(answer)
-        app = context.api.app(key)
+        app = context.api.app(request.route.key)
         if app is None:
             self._turn_away(_NO_APP)
         elif not app.allows_origin(_origin_host(request.headers.get("origin"))):
@@ -192,6 +237,9 @@ class HttpConnection:
             connection.received(rest)
 
     def _turn_away(self, fault: Fault) -> None:
+        stats = self._context.stats
+        stats.errors[fault.code] += 1
+        stats.messages_sent += 1
         self._transport.write(encode_text(wire.error(fault)))
         self._transport.write(encode_close(fault.code, fault.message))
         self._transport.close()
@@ -199,10 +247,15 @@ class HttpConnection:
     # --- the end and the clock ---------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """The server goes: idle connections are closed, others after their answer; half a request is not waited for."""
-        if self._busy is not None:
+        """The server goes: idle connections are closed, others after their answer.
+
+        Half a request, or the first of a new connection, has a moment more to come.
+        """
+        if self._busy is None:
+            self._transport.poll()
+        if self._busy is not None or self._transport.closed:
             return
-        if self._reader.in_request:
+        if self._reader.in_request or self._fresh:
             self._transport.check_after(STOP_PATIENCE_S)
         else:
             self._transport.close()
@@ -238,6 +291,15 @@ class HttpConnection:
         if self._reader.in_request:
             return "head", handshake_timeout
         return "", self._patience
+
+
+#: What serves a route that is not REST's.
+_SERVICES: Final[dict[type, Callable[[HttpConnection, Request], None]]] = {
+    Upgrade: HttpConnection._upgrade,
+    Up: HttpConnection._health,
+    Metrics: HttpConnection._metrics,
+    Nowhere: HttpConnection._nowhere,
+}
 
 
 def _origin_host(origin: str | None) -> str | None:

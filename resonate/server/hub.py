@@ -27,6 +27,7 @@ from resonate.messages import (
 )
 from resonate.pusher import Session
 from resonate.pusher import events as wire
+from resonate.server.stats import Stats
 from resonate.server.transport import Transport
 from resonate.websocket import encode_text
 
@@ -53,7 +54,10 @@ class Client(Protocol):
 
 
 class Hub:
-    """`send` takes a request to its shard, `answer` what REST calls wait for; `trace` is told of each broadcast."""
+    """`send` takes a request to its shard, `answer` what REST calls wait for; `trace` is told of each broadcast.
+
+    `stats` counts what is queued for subscribers.
+    """
 
     def __init__(
         self,
@@ -62,18 +66,22 @@ class Hub:
         send: Callable[[Request], None],
         answer: Callable[[Answer], None],
         trace: Trace | None,
+        stats: Stats,
     ) -> None:
         self.clients: dict[str, Client] = {}
         self._channels: dict[tuple[str, str], dict[Transport, None]] = {}
         self._inbox: deque[Event] = deque()
         self._again = loop.timer(0)
         self._held: list[Callable[[], None]] = []
+        self._source: Callable[[], None] | None = None  # has paused until the stream has been caught up with
+        self.clogged = False  # set by the link: too many requests are under way
         self._busy = False
         self._frame = b""
         self._targets: Iterator[Transport] | None = None  # of the broadcast under way
         self._log = log
         self._send = send
         self._trace = trace
+        self._stats = stats
         self._handlers: dict[type, Callable[[Any], None]] = {
             Answer: answer,
             Connected: self._connected,
@@ -105,13 +113,22 @@ class Hub:
     # --- the shard's stream ------------------------------------------------------------------------------------------
 
     @property
-    def behind(self) -> bool:
-        """Whether so much waits to be delivered that clients should not be listened to; see `hold`."""
+    def full(self) -> bool:
+        """Whether so much waits to be delivered that no more should be taken from the shards; see `pause`."""
         return len(self._inbox) > BEHIND
 
+    @property
+    def behind(self) -> bool:
+        """Whether clients should not be listened to: that, or their requests are not being answered; see `hold`."""
+        return self.clogged or len(self._inbox) > BEHIND
+
     def hold(self, resume: Callable[[], None]) -> None:
-        """Call `resume` when the stream has been caught up with."""
+        """Call a client's `resume` when it may be listened to again."""
         self._held.append(resume)
+
+    def pause(self, resume: Callable[[], None]) -> None:
+        """Call the link's `resume` when the stream has been caught up with."""
+        self._source = resume
 
     def receive(self, events: Iterable[Event]) -> None:
         """What follows from one request, or came in one frame. Handled before this returns, unless a broadcast is long
@@ -126,6 +143,8 @@ class Hub:
         inbox, handlers = self._inbox, self._handlers
         until = perf_counter() + SLICE_S
         while inbox or self._targets is not None:
+            if self._source is not None and not self.full:
+                self._resume_source()
             try:
                 if self._targets is None:
                     event = inbox.popleft()
@@ -141,10 +160,20 @@ class Hub:
                 self._again.start(self._run)
                 return
         self._busy = False
-        if self._held:
+        if self._source is not None:
+            self._resume_source()
+        if self._held and not self.behind:
             held, self._held = self._held, []
             for resume in held:
-                resume()
+                try:
+                    resume()
+                except Exception:  # one client's defect must not hold the others for ever
+                    self._log.exception("a client could not be listened to again")
+
+    def _resume_source(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            source()
 
     def _broadcast(self, app: str, channel: str, payload: bytes, except_: str | None) -> None:
         subscribers = self._channels.get((app, channel))
@@ -166,6 +195,7 @@ class Hub:
         while stride := list(islice(targets, STRIDE)):
             for transport in stride:
                 transport.write(frame)
+            self._stats.deliveries += len(stride)
             if len(stride) == STRIDE and perf_counter() > until:
                 return False
         self._targets = None

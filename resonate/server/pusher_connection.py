@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from resonate.messages import Connected, Request, Subscribed, Unsubscribe
+from resonate.errors import Fault
+from resonate.messages import Connected, Publish, Refresh, Request, Subscribe, Subscribed, Unsubscribe
 from resonate.pusher import Close, Effect, Session
 from resonate.pusher import events as wire
-from resonate.pusher.session import COME_BACK_LATER, NO_PONG
+from resonate.pusher.session import COME_BACK_LATER, NO_PONG, State
 from resonate.server.context import Context
 from resonate.server.transport import Transport
 from resonate.settings import App
@@ -17,12 +18,25 @@ from resonate.websocket import protocol as websocket
 #: The close code of a user whose connections the back end has terminated. pusher-js does not come back: giving up is
 #: what was asked for.
 TERMINATED: Final = 4009
+#: Replies that may wait for the shard; then the client has to wait too.
+MOST_REPLIES: Final = 100
 
 
 class PusherConnection:
     """Speaks on `transport` from the upgrade on."""
 
-    __slots__ = ("_context", "_controls", "_heard", "_pinged", "_postponed", "_websocket", "session", "transport")
+    __slots__ = (
+        "_asked",
+        "_context",
+        "_controls",
+        "_heard",
+        "_pinged",
+        "_postponed",
+        "_replies",
+        "_websocket",
+        "session",
+        "transport",
+    )
 
     def __init__(self, context: Context, transport: Transport, app: App, socket_id: str) -> None:
         self._context = context
@@ -32,6 +46,8 @@ class PusherConnection:
         self._heard = context.reactor.wheel.now  # the tick of the client's last sign of life
         self._pinged = False
         self._postponed: list[websocket.Event] | None = None  # what has been parsed and has to wait
+        self._asked = 0  # subscriptions that the shard has not answered
+        self._replies: list[bytes | Close] | None = None  # wait for those: replies come in the order of messages
         self._controls = False  # whether the client has sent control frames, and is pinged with one
 
     def open(self) -> None:
@@ -54,26 +70,32 @@ class PusherConnection:
             self._postponed += events
 
     def _act(self, events: list[websocket.Event]) -> None:
-        """Act upon what the client has sent, unless it does not read, or the hub is behind: then it has to wait."""
+        """Act upon what the client has sent, unless it has to wait."""
         context, transport = self._context, self.transport
         for index, event in enumerate(events):
             if transport.closed:
                 return
-            if transport.congested or context.hub.behind:
+            if transport.congested or context.hub.behind or self._unanswered():
                 self._postponed = events[index:]
                 transport.pause_reading()
-                if not transport.congested:
+                if context.hub.behind and not transport.congested:
                     context.hub.hold(self.drained)
                 return
             if type(event) is websocket.Message:
+                context.stats.messages_received += 1
                 if context.tracer is not None:
                     context.tracer.received(self.session.id, event.data)
                 self._apply(self.session.receive(event.data, self._heard))
             else:
                 self._control(event)
 
+    def _unanswered(self) -> bool:
+        """Whether the client has no place yet, or more replies wait for the shard than should."""
+        replies = self._replies
+        return self.session.state is State.CONNECTING or (replies is not None and len(replies) > MOST_REPLIES)
+
     def drained(self) -> None:
-        """The client has read, or the hub has caught up: go on where it had to wait."""
+        """The client has read, or the hub has caught up, or a shard has answered: go on where it had to wait."""
         events, self._postponed = self._postponed, None
         if events is not None:
             self._act(events)
@@ -84,16 +106,17 @@ class PusherConnection:
         match event:
             case websocket.Ping(payload):
                 self._controls = True
-                self.transport.write(encode_pong(payload))
+                self._reply(encode_pong(payload))
             case websocket.Pong():
                 self._controls = True
             case websocket.Oversized():
+                self._context.stats.messages_received += 1
                 self._apply(self.session.oversized())
             case websocket.Close(code, reason):
                 # Echoed; where there was no code Reverb answers 1000.
-                self._finish(1000 if code is None else code, reason)
+                self._reply(Close(1000 if code is None else code, reason))
             case websocket.Fail(code, reason):
-                self._finish(code, reason)
+                self._reply(Close(code, reason))
 
     def ended(self) -> None:
         """The client has closed its side without a close frame."""
@@ -104,14 +127,25 @@ class PusherConnection:
     def connected(self, answer: Connected) -> None:
         """The shard has given this connection a place, or not."""
         self._apply(self.session.connected(answer))
+        self._go_on()
 
     def subscribed(self, answer: Subscribed) -> bool:
         """The shard has put this connection on a channel; False when it is not there any more."""
-        effects = self.session.subscribed(answer)
-        if effects is None:
-            return False
-        self._apply(effects)
-        return not self.transport.closed
+        self._asked -= 1
+        payloads = self.session.subscribed(answer)
+        for payload in payloads or ():
+            self.transport.write(self._encoded(payload))
+        if not self._asked and self._replies is not None:
+            replies, self._replies = self._replies, None
+            for reply in replies:
+                self._reply(reply)
+            self._go_on()
+        return payloads is not None and not self.transport.closed
+
+    def _go_on(self) -> None:
+        """The client had to wait for an answer."""
+        if self._postponed is not None and not self.transport.congested and not self._context.hub.behind:
+            self.drained()
 
     def expel(self) -> None:
         """The back end wants this user's connections closed."""
@@ -125,6 +159,7 @@ class PusherConnection:
 
     def overflowed(self) -> None:
         """The client does not read what it is sent."""
+        self._context.stats.slow_consumers += 1
         waiting = self.transport.waiting
         self._context.log.warning("closed a slow consumer: %d bytes were waiting for %s", waiting, self.session.id)
         self.transport.cut(encode_close(COME_BACK_LATER, "Slow consumer"))
@@ -132,7 +167,7 @@ class PusherConnection:
     def lost(self) -> None:
         """The connection is gone, or about to."""
         self._context.hub.remove(self)
-        self._postponed = None
+        self._postponed = self._replies = None
         self._apply(self.session.close())
 
     def check(self, now: int) -> int:
@@ -142,14 +177,14 @@ class PusherConnection:
         if now < due:
             return due
         if self._pinged:
-            self._send(wire.error(NO_PONG))
+            self.transport.write(self._error(NO_PONG))
             self._finish(NO_PONG.code, NO_PONG.message)
             return 0
         self._pinged = True
         if self._controls:
             self.transport.write(encode_ping())
         else:
-            self._send(wire.PING)
+            self.transport.write(self._encoded(wire.PING))
         return now + interval
 
     # --- effects -----------------------------------------------------------------------------------------------------
@@ -157,21 +192,43 @@ class PusherConnection:
     def _apply(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, bytes):
-                self._send(effect)
+                self._reply(self._encoded(effect))
             elif isinstance(effect, Close):
-                self._finish(effect.code, effect.reason)
+                self._reply(effect)
+            elif isinstance(effect, Fault):
+                self._reply(self._error(effect))
             else:
                 self._request(effect)
+
+    def _reply(self, reply: bytes | Close) -> None:
+        """Answer the client with a frame, or with the end; not before what it has asked for earlier is answered."""
+        if self._asked and not self.transport.closed:
+            self._replies = self._replies or []
+            self._replies.append(reply)
+        elif isinstance(reply, bytes):
+            self.transport.write(reply)
+        else:
+            self._finish(reply.code, reply.reason)
 
     def _request(self, request: Request) -> None:
         if type(request) is Unsubscribe:
             self._context.hub.leave(request.app, request.channel, self.transport)
+        elif type(request) is Publish:
+            self._context.stats.client_publishes += 1
+        elif type(request) is Subscribe or type(request) is Refresh:
+            self._asked += 1
         self._context.link.send(request)
 
-    def _send(self, payload: bytes) -> None:
+    def _error(self, fault: Fault) -> bytes:
+        self._context.stats.errors[fault.code] += 1
+        return self._encoded(wire.error(fault))
+
+    def _encoded(self, payload: bytes) -> bytes:
+        """The frame of a message to this client alone."""
+        self._context.stats.messages_sent += 1
         if self._context.tracer is not None:
             self._context.tracer.sent(self.session.id, payload)
-        self.transport.write(encode_text(payload))
+        return encode_text(payload)
 
     def _finish(self, code: int, reason: str) -> None:
         self.transport.write(encode_close(code, reason))

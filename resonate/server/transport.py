@@ -229,6 +229,11 @@ class Transport:
         if not self._ended and self.sock.fileno() >= 0 and not self._reader.active:
             self._reader.start(self._readable)
 
+    def poll(self) -> None:
+        """Take what has arrived already, as the loop would in its next turn."""
+        if self._reader.active:
+            self._readable()
+
     def check_after(self, seconds: int) -> None:
         """Have the protocol checked in that time, instead of at the check that was due."""
         wheel = self.reactor.wheel

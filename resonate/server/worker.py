@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import itertools
-import logging
+import os
 import signal
 import socket
 import sys
 import time
 from _socket import SocketType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import gevent
 from gevent.event import Event
@@ -18,23 +17,19 @@ from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from resonate import config
-from resonate.api import Api
+from resonate.bus.directory import RunDirectory
+from resonate.bus.starter import ShardStarter
 from resonate.errors import ConfigurationError
 from resonate.server import logs, tls
-from resonate.server.calls import Calls
 from resonate.server.console import WorkerConsole
-from resonate.server.context import Context, Health
+from resonate.server.context import Context
 from resonate.server.hosted_websocket import WEBSOCKET_DONE, WebSocketRoutes
 from resonate.server.hosting import Hosting
-from resonate.server.http_connection import HttpConnection
-from resonate.server.hub import Hub
-from resonate.server.link import LocalLink
-from resonate.server.listener import Listener
 from resonate.server.page import CONSOLE, StartPage
-from resonate.server.trace import Tracer
-from resonate.server.transport import Reactor, Transport
+from resonate.server.scoreboard import Scoreboard
+from resonate.server.service import Service, Shared, Slot, share
+from resonate.server.transport import Reactor
 from resonate.settings import Settings
-from resonate.shard import Shard
 
 #: gunicorn's own default of 2 s suits short visits; a real-time server's back ends and proxies keep connections.
 KEEP_ALIVE_S: Final = 75
@@ -42,8 +37,6 @@ GUNICORN_KEEP_ALIVE_S: Final = 2
 
 #: Objects to allocate before the garbage collector looks: what connections leave behind is freed by reference counts.
 GC_THRESHOLD: Final = 50_000
-#: Seconds between the housekeeping of caches, and between the lines that count connections in debug.
-HOUSEKEEPING_S: Final = 60
 #: Seconds before a worker that cannot start gives the arbiter the chance to try another one.
 CRASH_PAUSE_S: Final = 1
 #: All three close the clients properly.
@@ -55,8 +48,14 @@ DRAIN_BATCH: Final = 100
 class Worker(GeventWorker):  # type: ignore[misc]
     """Serves the Pusher protocol and the hosted WSGI application on gunicorn's listening sockets.
 
-    The settings are those of the application that the arbiter runs (`resonate start`).
+    The settings are those of the application that the master runs (`resonate start`), which also sets `slot` and
+    `scoreboard`, and starts the shards.
     """
+
+    slot = 0
+    generation = 1
+    sharded = False  # whether shards are processes although this worker may be the only one
+    scoreboard: Scoreboard | None = None
 
     # --- the life of the process -------------------------------------------------------------------------------------
 
@@ -68,12 +67,20 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """
         master = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         super().init_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is the master's, also where a whole group is sent it
         for number in STOP_SIGNALS:
             gevent.signal_handler(number, self._stop)
         queue = getattr(master, "SIG_QUEUE", None)
         while queue is not None and not queue.empty():
             if queue.get() in STOP_SIGNALS:
                 self._stop()
+
+    def notify(self) -> None:
+        """A sign of life. Without a master nobody would replace this worker: then it comes to a proper end."""
+        self.tmp.notify()
+        if self.alive and self.ppid != os.getppid():
+            self.log.warning("the master has gone: closing the connections")
+            self._stop()
 
     def _stop(self) -> None:
         self.alive = False
@@ -91,6 +98,15 @@ class Worker(GeventWorker):  # type: ignore[misc]
         settings: Settings = self.app.settings
         return settings
 
+    def shared(self) -> Shared:
+        """What the master has made."""
+        shared: Shared = self.app.shared
+        return shared
+
+    def starter(self) -> ShardStarter | None:
+        """Who starts shards, where the master does not."""
+        return None
+
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Answer one request with the hosted application; False when the connection cannot go on after it.
 
@@ -107,24 +123,41 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to stop, then close every connection properly."""
-        settings = self._settings
-        context = self._context(settings)
-        self.wsgi = self._hosted(context, settings)
-        opened = self._opener(context, settings)
-        listeners = [Listener(_raw(sock), context.reactor, opened) for sock in self.sockets]
-        timers = self._timers(context)
+        service = self._service()
+        self.wsgi = self._hosted(service.context)
+        service.open(map(_raw, self.sockets), self._tls(service.context.settings))
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         while self.alive:
             self.notify()
             self._stopping.wait(1.0)
-        context.health.stop()
-        for listener in listeners:
-            listener.close()
-        self._drain(context.reactor, settings.server.drain_timeout)
-        for timer in timers:
-            timer.stop()
+        service.refuse()
+        self._drain(service.context.reactor, service.context.settings.server.drain_timeout)
+        service.close()
+
+    def _service(self) -> Service:
+        """What runs here. Where it cannot be made, the master, which tries again at once, is slowed down."""
+        try:
+            return self._made()
+        except OSError as error:
+            self.log.critical("the worker cannot start: %s", error.strerror or error)
+            time.sleep(CRASH_PAUSE_S)
+            sys.exit(1)
+
+    def _made(self) -> Service:
+        cfg = self.cfg
+        return Service(
+            gevent.get_hub().loop,
+            self.log.error_log,
+            self._settings,
+            self.shared(),
+            Hosting(self, cfg.worker_connections),
+            KEEP_ALIVE_S if cfg.keepalive == GUNICORN_KEEP_ALIVE_S else cfg.keepalive,
+            sharded=self.sharded or cfg.workers > 1,
+            starter=self.starter(),
+            slot=None if self.scoreboard is None else Slot(self.scoreboard, self.slot, self.generation),
+        )
 
     def _drain(self, reactor: Reactor, timeout: int) -> None:
         """Tell every connection to come to an end, and wait for it `timeout` seconds at most."""
@@ -140,78 +173,30 @@ class Worker(GeventWorker):  # type: ignore[misc]
         for transport in list(reactor.transports):
             transport.abort()
 
-    # --- putting it together -----------------------------------------------------------------------------------------
-
-    def _context(self, settings: Settings) -> Context:
-        loop = gevent.get_hub().loop
-        log: logging.Logger = self.log.error_log
-        reactor = Reactor(loop, log, settings.server.max_send_buffer)
-        link = LocalLink(Shard(), lambda: float(reactor.wheel.now))
-        calls = Calls(link.send, log)
-        tracer = Tracer(log) if log.isEnabledFor(logging.DEBUG) else None
-        hub = Hub(loop, log, link.send, calls.answer, tracer.broadcast if tracer else None)
-        link.connect(hub.receive)
-        keep_alive = self.cfg.keepalive
-        return Context(
-            settings=settings,
-            log=log,
-            reactor=reactor,
-            link=link,
-            hub=hub,
-            calls=calls,
-            api=Api(settings, itertools.count(1)),
-            hosting=Hosting(self, self.cfg.worker_connections),
-            health=Health(),
-            tracer=tracer,
-            keep_alive=KEEP_ALIVE_S if keep_alive == GUNICORN_KEEP_ALIVE_S else keep_alive,
-        )
-
-    def _hosted(self, context: Context, settings: Settings) -> Any:
+    def _hosted(self, context: Context) -> Any:
         """The WSGI callable that the worker runs: the application with its WebSocket routes, or the start page."""
         application = self.wsgi
         if isinstance(application, StartPage):
-            page, console = application, WorkerConsole(context, settings.server.console)
+            page, console = application, WorkerConsole(context, context.settings.server.console)
 
             def application(environ: dict[str, Any], start_response: Any) -> Any:
                 return page({**environ, CONSOLE: console}, start_response)
 
         return WebSocketRoutes(application, self.log)
 
-    def _opener(self, context: Context, settings: Settings) -> Any:
-        """What is done with a new socket."""
-        reactor, secure = context.reactor, self._tls(settings)
-
-        def opened(sock: SocketType) -> None:
-            transport = Transport(sock, reactor) if secure is None else tls.TlsTransport(sock, reactor, secure)
-            connection = HttpConnection(context, transport)
-            transport.start(connection)
-            connection.open()
-
-        return opened
-
     def _tls(self, settings: Settings) -> Any:
         if settings.server.tls is not None:
             return tls.context_of(settings.server.tls)
         return tls.gunicorn_context(self.cfg) if self.cfg.is_ssl else None
 
-    def _timers(self, context: Context) -> list[Any]:
-        """The clock of all deadlines, and housekeeping."""
-        loop, wheel = context.reactor.loop, context.reactor.wheel
-        clock, broom = loop.timer(1, 1), loop.timer(HOUSEKEEPING_S, HOUSEKEEPING_S)
-
-        def housekeeping() -> None:
-            context.link.prune()
-            context.log.debug(
-                "%d connections, %d WebSockets", len(context.reactor.transports), len(context.hub.clients)
-            )
-
-        clock.start(wheel.advance)
-        broom.start(housekeeping)
-        return [clock, broom]
-
 
 class GunicornWorker(Worker):
-    """`gunicorn -k resonate.worker`: the settings are those of the environment and the files."""
+    """`gunicorn -k resonate.worker`: the settings are those of the environment and the files.
+
+    What is shared is kept at the class, the only thing of ours that gunicorn's master knows before it forks.
+    """
+
+    _shared: ClassVar[Shared]
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -220,6 +205,9 @@ class GunicornWorker(Worker):
             settings = config.load()
             if settings.server.tls is not None:
                 tls.context_of(settings.server.tls)
+            shared = share(settings, log)
+            if cfg.uid != os.geteuid():  # workers become somebody else: it must be theirs
+                os.chown(shared.directory.path, cfg.uid, cfg.gid)
         except ConfigurationError as error:
             log.critical("%s", error)
             sys.exit(2)
@@ -227,9 +215,8 @@ class GunicornWorker(Worker):
             logs.use_json()
         for notice in settings.notices:
             log.warning("%s", notice)
-        if cfg.workers > 1:
-            log.critical("workers = %d: this version serves with one worker; start gunicorn with -w 1", cfg.workers)
-            sys.exit(2)
+        cls._shared = shared
+        _at_exit(cfg, cls._shared.directory)
         cfg.set("control_socket_disable", True)  # it is a thread, in a master that forks
         if cfg.max_requests:
             log.warning("--max-requests is ignored: a restart would disconnect the clients of a worker for nothing")
@@ -246,6 +233,27 @@ class GunicornWorker(Worker):
             self.log.critical("the worker cannot start: %s", error)
             time.sleep(CRASH_PAUSE_S)
             sys.exit(1)
+
+
+    def shared(self) -> Shared:
+        """What was made in the master."""
+        return self._shared
+
+    def starter(self) -> ShardStarter | None:
+        """gunicorn's master knows of no shards: the workers start them."""
+        server = self._settings.server
+        return ShardStarter(self._shared.directory, server.worker_timeout, server.log_format, self.log.error_log)
+
+
+def _at_exit(cfg: Any, directory: RunDirectory) -> None:
+    """Have gunicorn's master remove the run directory at its end, beside what the user wants done then."""
+    theirs = cfg.on_exit
+
+    def on_exit(server: Any) -> None:
+        directory.remove()
+        theirs(server)
+
+    cfg.set("on_exit", on_exit)
 
 
 def _raw(listening: Any) -> SocketType:

@@ -7,8 +7,9 @@ import hmac
 import json
 from typing import Any
 
+from resonate.errors import Fault
 from resonate.messages import Attach, Connected, Member, Refresh, Subscribe, Subscribed
-from resonate.pusher import Effect, Session
+from resonate.pusher import Effect, Session, events
 from resonate.settings import App, Server
 
 SECRET = "secret1"
@@ -52,8 +53,13 @@ def subscription(channel: str, channel_data: str | None = None, socket_id: str =
 
 
 def say(session: Session, text: bytes, now: float = 0) -> list[Effect]:
-    """The effects of a message."""
-    return session.receive(text, now)
+    """The effects of a message, as `told`."""
+    return told(session.receive(text, now))
+
+
+def told(effects: list[Effect]) -> list[Effect]:
+    """Effects with each fault in the words in which the client is told of it."""
+    return [events.error(effect) if isinstance(effect, Fault) else effect for effect in effects]
 
 
 def asked(session: Session, channel: str, channel_data: str | None = None) -> Subscribe:

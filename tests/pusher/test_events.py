@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resonate.errors import Fault, PusherError
+from resonate.messages import user_key
 from resonate.pusher import events
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -172,4 +173,4 @@ def test_any_bytes_are_a_message_or_an_error(text: bytes) -> None:
 
 @pytest.mark.parametrize(("given_id", "key"), [("7", "7"), (7, "7"), (1.0, "1.0"), (-1, "-1"), ("", "")])
 def test_user_ids_are_compared_as_strings(given_id: Any, key: str) -> None:
-    assert events.user_key(given_id) == key
+    assert user_key(given_id) == key

@@ -10,11 +10,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resonate.errors import Fault
 from resonate.messages import Attach, Detach, Publish, Refresh, Subscribe, Subscribed, Unsubscribe
 from resonate.pusher import Close, Effect, Session
 from resonate.pusher.session import State
 from resonate.settings import RateLimiting, Server
-from tests.pusher.support import ID, app, message, opened, signature
+from tests.pusher.support import ID, app, message, opened, signature, told
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NUMBERS = st.integers(-(2**70), 2**70) | st.floats()
@@ -51,15 +52,16 @@ MESSAGES = st.fixed_dictionaries(
     {"event": EVENTS | JSON}, optional={"data": DATA | DATA.map(json.dumps), "channel": CHANNELS}
 )
 INPUTS = st.lists(MESSAGES.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60), max_size=12)
-ALLOWED = (bytes, Close, Attach, Detach, Subscribe, Refresh, Unsubscribe, Publish)
+ALLOWED = (bytes, Fault, Close, Attach, Detach, Subscribe, Refresh, Unsubscribe, Publish)
 
 
 def check(session: Session, effects: list[Effect]) -> None:
     """Effects of a message: payloads are JSON events, requests speak of this app and this connection."""
     for index, effect in enumerate(effects):
         assert isinstance(effect, ALLOWED)
-        if isinstance(effect, bytes):
-            assert isinstance(json.loads(effect)["event"], str)
+        if isinstance(effect, bytes | Fault):
+            (text,) = told([effect])
+            assert isinstance(json.loads(text)["event"], str)
         elif isinstance(effect, Close):
             assert index == len(effects) - 1
             assert 4000 <= effect.code < 5000
@@ -111,7 +113,7 @@ def test_attach_and_detach_alternate(messages: list[bytes]) -> None:
 def test_a_rate_limit_lets_no_more_than_its_number_through(messages: list[bytes], most: int) -> None:
     session = opened(app(rate_limiting=RateLimiting(enabled=True, max_attempts=most)))
     for index, text in enumerate(messages):
-        effects = session.receive(text, 0)
+        effects = told(session.receive(text, 0))
         too_fast = len(effects) == 1 and b"Rate limit exceeded" in bytes(effects[0])  # type: ignore[arg-type]
         assert too_fast == (index >= most)
 

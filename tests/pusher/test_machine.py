@@ -38,7 +38,7 @@ from resonate.messages import (
 from resonate.pusher import Close, Effect, Session, events
 from resonate.settings import Server
 from resonate.shard import Shard
-from tests.pusher.support import app, message, subscription
+from tests.pusher.support import app, message, subscription, told
 
 CHANNELS = ("news", "cache-x", "private-cache-x", "presence-x", "presence-cache-x")
 USERS = ("1", 1, 2)  # the first two are one user
@@ -175,7 +175,7 @@ class Network(RuleBasedStateMachine):
 
     def apply(self, client: Client, effects: list[Effect]) -> None:
         """What a worker does with the effects of a session."""
-        for effect in effects:
+        for effect in told(effects):
             if isinstance(effect, bytes):
                 client.told.append(json.loads(effect))
             elif isinstance(effect, Close):
@@ -235,7 +235,7 @@ class Network(RuleBasedStateMachine):
     def whisper(self, data: st.DataObject, channel: str) -> None:
         client = data.draw(st.sampled_from(self.open_clients()))
         name = f"client-{self.next()}"
-        if channel in client.on:
+        if channel in client.session.subscriptions:  # also while the shard has not answered
             self.model.publish(channel, name, client.session.id)
         self.apply(client, client.session.receive(message(name, {}, channel=channel), 0))
 
@@ -347,7 +347,7 @@ class Network(RuleBasedStateMachine):
             assert named(self.ask(Describe(1, "app1", channel))) == expected.get(channel, (0, 0, None))
             users = [entry[0] for entry in self.model.users[channel].values()]
             assert self.ask(ListUsers(1, "app1", channel)) == (users if subscriptions else None)
-        found = self.ask(ListChannels(1, "app1", ""))
+        found = self.ask(ListChannels(1, "app1", "", True))
         assert {channel: named(about) for channel, about in found.items()} == expected
 
     def teardown(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from resonate.errors import Fault
 from resonate.messages import Attach, Detach, Disconnect, Member, Publish, Refresh, Subscribe, Unsubscribe
 from resonate.pusher import Close, Session
 from resonate.settings import RateLimiting, Server
@@ -26,6 +27,7 @@ from tests.pusher.support import (
     say,
     signature,
     subscription,
+    told,
 )
 
 INVALID = (4200, "Invalid message format")
@@ -96,6 +98,12 @@ def test_invalid_messages(text: bytes) -> None:
     assert fault(say(session, text)) == INVALID
     assert say(session, message("pusher:ping")) == [b'{"event":"pusher:pong"}']
     assert session.close() == [Disconnect("app1")]
+
+
+def test_an_error_is_returned_as_a_value_whose_code_can_be_counted() -> None:
+    (effect,) = opened().receive(b"hello", 0)
+    assert effect == Fault(4200, "Invalid message format")
+    assert isinstance(effect, Fault)
 
 
 @pytest.mark.parametrize("name", ["other", "Client-x", "clientx", "pusher_internal:subscription_succeeded", "pusher"])
@@ -323,8 +331,8 @@ def test_subscribing_twice_before_the_answer_succeeds() -> None:
     session = opened()
     first = asked(session, "news")
     (again,) = say(session, subscription("news"))
-    told = [effects for given in (first, again) if (effects := session.subscribed(answer(given)))]
-    assert told
+    answered = [effects for given in (first, again) if (effects := session.subscribed(answer(given)))]
+    assert answered
 
 
 def test_limit_of_subscriptions() -> None:
@@ -382,8 +390,14 @@ def test_client_event_by_a_non_subscriber() -> None:
     expected = (4009, "The client is not a member of the specified channel.")
     session = opened()
     assert fault(say(session, whisper({}))) == expected
+
+
+def test_client_event_right_behind_the_subscription() -> None:
+    """The shard has not answered yet, but it does first what was asked first."""
+    session = opened()
     asked(session, "private-x")
-    assert fault(say(session, whisper({}))) == expected  # not yet on it
+    (publish,) = say(session, whisper({}))
+    assert isinstance(publish, Publish)
 
 
 @pytest.mark.parametrize("channel", ["news", "cache-x"])
@@ -428,16 +442,16 @@ def test_signin_subscribes_silently_to_the_channel_of_the_user() -> None:
 
 @pytest.mark.parametrize("user_data", ["{}", '{"id":null}', '{"id":[1]}', '{"id":true}', "[]", "5", "{broken"])
 def test_signin_without_a_user_is_refused(user_data: str) -> None:
-    told, close = say(opened(), signin(user_data))
-    assert fault([told]) == UNAUTHORIZED
+    error, close = say(opened(), signin(user_data))
+    assert fault([error]) == UNAUTHORIZED
     assert close == Close(*UNAUTHORIZED)
 
 
 @pytest.mark.parametrize("auth", ["", "key1:", "key1:abc", signature(f'{ID}:{{"id":"7"}}')])
 def test_signin_with_a_wrong_signature_is_refused(auth: str) -> None:
     session = opened()
-    told, close = say(session, signin('{"id":"7"}', auth))
-    assert fault([told]) == UNAUTHORIZED
+    error, close = say(session, signin('{"id":"7"}', auth))
+    assert fault([error]) == UNAUTHORIZED
     assert close == Close(*UNAUTHORIZED)
     assert session.user is None
 
@@ -448,8 +462,8 @@ def test_signin_again_as_the_same_user_and_as_another() -> None:
     session.subscribed(answer(request))
     (again,) = say(session, signin('{"id":7}'))
     assert read(again)["event"] == "pusher:signin_success"
-    told, close = say(session, signin('{"id":"8"}'))
-    assert fault([told]) == UNAUTHORIZED
+    error, close = say(session, signin('{"id":"8"}'))
+    assert fault([error]) == UNAUTHORIZED
     assert close == Close(*UNAUTHORIZED)
     assert session.is_user("7")
     assert not session.is_user("8")
@@ -468,7 +482,7 @@ def test_the_channel_of_a_user_is_for_that_user_only() -> None:
 
 def test_oversized_message_leaves_the_connection_open() -> None:
     session = opened()
-    assert fault(session.oversized()) == (4019, "Message size exceeded")
+    assert fault(told(session.oversized())) == (4019, "Message size exceeded")
     assert say(session, message("pusher:ping")) == [b'{"event":"pusher:pong"}']
 
 
@@ -488,15 +502,15 @@ def test_rate_limit() -> None:
 def test_rate_limit_comes_before_everything_but_the_size() -> None:
     session = limited()
     assert [fault(say(session, b"no json")) for _ in range(3)] == [INVALID, INVALID, (4301, "Rate limit exceeded")]
-    assert fault(session.oversized()) == (4019, "Message size exceeded")
+    assert fault(told(session.oversized())) == (4019, "Message size exceeded")
 
 
 def test_rate_limit_that_terminates() -> None:
     session = limited(terminate=True)
     for _ in range(2):
         say(session, message("pusher:ping"))
-    told, close = say(session, message("pusher:ping"))
-    assert fault([told]) == (4301, "Rate limit exceeded")
+    error, close = say(session, message("pusher:ping"))
+    assert fault([error]) == (4301, "Rate limit exceeded")
     assert isinstance(close, Close)
     assert 4100 <= close.code < 4200  # the client is to come back, after a while
 

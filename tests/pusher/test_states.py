@@ -9,7 +9,7 @@ import pytest
 from resonate.messages import Connect, Connected, Detach, Disconnect, Subscribed, Unsubscribe
 from resonate.pusher import Close, Effect, Session
 from resonate.pusher.session import State
-from tests.pusher.support import APP, ID, SERVER, joined, message, opened
+from tests.pusher.support import APP, ID, SERVER, joined, message, opened, told
 
 ESTABLISHED = (
     b'{"event":"pusher:connection_established","data":"{\\"socket_id\\":\\"123.456\\",\\"activity_timeout\\":30}"}'
@@ -99,7 +99,8 @@ def test_table_is_complete() -> None:
 def test_every_state_with_every_input(state: str, given: str) -> None:
     session = STATES[state]()
     effects, after = TABLE[state, given]
-    assert INPUTS[given](session) == effects
+    answered = INPUTS[given](session)
+    assert (answered if answered is None else told(answered)) == effects
     assert session.state is after
 
 
@@ -120,7 +121,7 @@ def test_a_place() -> None:
 def test_no_place() -> None:
     session = connecting()
     refusal: list[Effect] = [OVER_QUOTA, Close(4004, "Application is over connection quota")]
-    assert session.connected(Connected("app1", ID, False)) == refusal
+    assert told(session.connected(Connected("app1", ID, False))) == refusal
     assert session.state is State.CLOSED
 
 

@@ -13,7 +13,8 @@ from resonate.api.validation import InvalidError
 from resonate.errors import HttpError
 from resonate.http import Response
 from resonate.messages import Answer, CountConnections, Request
-from resonate.server.calls import Calls
+from resonate.server.calls import PATIENCE_S, Calls
+from resonate.server.stats import Stats
 
 LOG = logging.getLogger("test")
 
@@ -24,7 +25,7 @@ class Desk:
     def __init__(self) -> None:
         self.sent: list[Request] = []
         self.responses: list[Response] = []
-        self.calls = Calls(self.sent.append, LOG)
+        self.calls = Calls(self.sent.append, LOG, Stats())
 
     def start(self, endpoint: Generator[list[Request], list[Any], Response]) -> None:
         self.calls.start(endpoint, self.responses.append)
@@ -63,7 +64,7 @@ def test_calls_do_not_mix() -> None:
 
 def test_a_shard_may_answer_while_it_is_asked() -> None:
     responses: list[Response] = []
-    calls = Calls(lambda request: calls.answer(Answer(request.ref, 7)), LOG)  # type: ignore[union-attr]
+    calls = Calls(lambda request: calls.answer(Answer(request.ref, 7)), LOG, Stats())  # type: ignore[union-attr]
     calls.start(asking(1, 2), responses.append)
     assert responses == [Response(200, b"[7, 7]")]
 
@@ -103,3 +104,26 @@ def test_what_an_endpoint_raises_is_responded(
     desk.calls.answer(Answer(1, None))
     assert [(response.status, response.body) for response in desk.responses] == [(status, body)]
     assert bool(caplog.records) == (status == 500)
+
+
+def test_what_several_shards_know_is_put_together() -> None:
+    desk = Desk()
+    desk.calls = Calls(desk.sent.append, LOG, Stats(), lambda _: 2)
+    desk.start(asking(1, 2))
+    for answer in (Answer(1, {"a": 1}), Answer(2, [1]), Answer(2, [2]), Answer(1, {"b": 2})):
+        assert desk.responses == []
+        desk.calls.answer(answer)
+    assert desk.responses == [Response(200, b'[{"a": 1, "b": 2}, [1, 2]]')]
+
+
+def test_a_call_that_no_shard_answers_is_given_up() -> None:
+    desk = Desk()
+    desk.start(asking(1, 2))
+    desk.calls.answer(Answer(1, 1))
+    for _ in range(PATIENCE_S):
+        desk.calls.tick()
+    assert desk.responses == []
+    desk.calls.tick()
+    assert [response.status for response in desk.responses] == [503]
+    desk.calls.answer(Answer(2, 2))  # it comes after all, and disturbs nobody
+    assert len(desk.responses) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -26,60 +26,14 @@ from resonate.messages import (
 )
 from resonate.pusher import Session, events
 from resonate.server.hub import STRIDE, Hub
+from resonate.server.stats import Stats
 from resonate.server.transport import Reactor, Transport
 from resonate.settings import App, Server
 from resonate.websocket import encode_text
+from tests.server.support import Loop
 
 APP = App(app_id="app1", key="key1", secret="secret1")
 LOG = logging.getLogger("test")
-
-
-class Watcher:
-    """A timer or I/O watcher of the loop below."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self.active = False
-
-    def start(self, callback: Callable[[], None]) -> None:
-        self._loop.waiting.append(callback)
-
-    def stop(self) -> None:
-        self.active = False
-
-    close = stop
-
-
-class Loop:
-    """gevent's loop as far as the hub and transports use it: `turn` runs what has been put off."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Callable[[], None]] = []
-
-    def timer(self, after: float) -> Watcher:
-        return Watcher(self)
-
-    def io(self, descriptor: int, kind: int) -> Any:
-        watcher = Watcher(self)
-        watcher.start = lambda callback: None  # type: ignore[method-assign]
-        return watcher
-
-    def run_callback(self, callback: Callable[[], None]) -> None:
-        self.waiting.append(callback)
-
-    def turn(self) -> bool:
-        """Run what waits; False when nothing did."""
-        waiting, self.waiting = self.waiting, []
-        for callback in waiting:
-            callback()
-        return bool(waiting)
-
-    def settle(self) -> int:
-        """Turn until nothing waits; how many turns that took."""
-        turns = 0
-        while self.turn():
-            turns += 1
-        return turns
 
 
 class Pipe:
@@ -130,7 +84,15 @@ class World:
         self.sent: list[Request] = []
         self.answers: list[Answer] = []
         self.traced: list[tuple[str, int, bytes]] = []
-        self.hub = Hub(self.loop, LOG, self.sent.append, self.answers.append, lambda *what: self.traced.append(what))
+        self.stats = Stats()
+        self.hub = Hub(
+            self.loop,
+            LOG,
+            self.sent.append,
+            self.answers.append,
+            lambda *what: self.traced.append(what),
+            self.stats,
+        )
 
     def client(self, name: str, *channels: str, transport: Any = None) -> Client:
         client = Client(name, transport)
@@ -154,11 +116,13 @@ def test_a_broadcast_reaches_the_subscribers_of_its_channel(world: World) -> Non
     assert [client.frames for client in (ann, bob, eve)] == [[encode_text(b"one")], [encode_text(b"one")], []]
     assert ann.frames[0] is bob.frames[0]  # encoded once
     assert world.traced == [("a", 2, b"one")]
+    assert world.stats.deliveries == 2
 
 
 def test_a_channel_without_subscribers(world: World) -> None:
     world.publish("a", b"one")
     assert world.traced == []
+    assert world.stats.deliveries == 0
 
 
 def test_apps_do_not_share_a_channel(world: World) -> None:
@@ -174,6 +138,7 @@ def test_exclusion(world: World, excluded: str) -> None:
     world.publish("a", b"one", excluded)
     assert ann.frames == ([] if excluded == "1.1" else [encode_text(b"one")])
     assert bob.frames == [encode_text(b"one")]
+    assert world.stats.deliveries == (1 if excluded == "1.1" else 2)
 
 
 def test_members(world: World) -> None:
@@ -289,6 +254,7 @@ def test_a_long_broadcast_is_sliced_and_everything_behind_it_waits(world: World)
     sequence = [encode_text(payload) for payload in (b"one", b"two", b"four")]
     assert all(client.frames == sequence for client in clients)
     assert late.frames == [encode_text(b"three"), encode_text(b"four")]
+    assert world.stats.deliveries == 3 * len(clients) + 2
 
 
 def test_joining_and_leaving_during_a_slice_disturbs_nobody(world: World) -> None:
@@ -385,5 +351,5 @@ class Context:
 
     def __init__(self, world: World, reactor: Reactor) -> None:
         self.settings = self.Settings()
-        self.log, self.reactor, self.hub, self.tracer = LOG, reactor, world.hub, None
+        self.log, self.reactor, self.hub, self.tracer, self.stats = LOG, reactor, world.hub, None, world.stats
         self.link = self.Link(world.sent)

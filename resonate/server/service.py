@@ -1,0 +1,225 @@
+"""What runs in a worker process, put together: made once, when it boots."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+import time
+from _socket import SocketType
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from logging import Logger
+from typing import Any, Final, NamedTuple
+
+from resonate.api import Api, Endpoint
+from resonate.bus.directory import RunDirectory
+from resonate.bus.starter import ShardStarter
+from resonate.counters import Snapshot
+from resonate.http import Response
+from resonate.messages import Inspect
+from resonate.server import tls
+from resonate.server.calls import Calls
+from resonate.server.context import Collect, Context, Health, Hosting, metrics_route
+from resonate.server.http_connection import HttpConnection
+from resonate.server.hub import Hub
+from resonate.server.listener import Listener, listen_for_metrics
+from resonate.server.membership import Membership
+from resonate.server.scoreboard import Scoreboard
+from resonate.server.stats import Stats
+from resonate.server.trace import Tracer
+from resonate.server.transport import Reactor, Transport
+from resonate.settings import Settings
+
+#: Seconds between two looks whether the shards have answered, at the start.
+BOOT_LOOK_S: Final = 0.05
+#: Seconds between the lines that count connections in debug.
+COUNTING_S: Final = 60
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a master makes before it forks. `metrics` is the listening socket of `/metrics`, None for none.
+
+    `shards` is their number: it must not differ between workers, whatever the configuration says by now.
+    """
+
+    directory: RunDirectory
+    metrics: socket.socket | None
+    shards: int
+
+
+def share(settings: Settings, log: Any) -> Shared:
+    """Make it, in the master. Raises ConfigurationError."""
+    server = settings.server
+    return Shared(RunDirectory.create(server.run_dir), listen_for_metrics(server, log), server.bus_shards)
+
+
+class Slot(NamedTuple):
+    """Where a worker reports itself to the master of `resonate start`."""
+
+    scoreboard: Scoreboard
+    number: int
+    generation: int
+
+
+class Service:
+    """`hosting` serves what is not ours, `keep_alive` is how long HTTP connections may be idle, in seconds.
+
+    `sharded` says that the shards are processes in any case; `starter` starts them where the master does not, `slot` is
+    None where there is nobody to report to.
+    """
+
+    def __init__(
+        self,
+        loop: Any,
+        log: Logger,
+        settings: Settings,
+        shared: Shared,
+        hosting: Hosting,
+        keep_alive: int,
+        *,
+        sharded: bool,
+        starter: ShardStarter | None,
+        slot: Slot | None,
+    ) -> None:
+        server = settings.server
+        self._metrics = shared.metrics
+        self._starter = starter
+        self._slot = slot
+        self._listeners: list[Listener] = []
+        self._timers: list[Any] = []
+        if server.bus_shards != shared.shards:
+            log.warning("bus_shards stays %d until the server is started again", shared.shards)
+        reactor, stats, refs = Reactor(loop, log, server.max_send_buffer), Stats(), itertools.count(1)
+        self._membership = Membership(
+            loop,
+            log,
+            shared.directory,
+            sharded or shared.shards > 1,
+            shared.shards,
+            server.worker_timeout,
+            lambda: float(reactor.wheel.now),
+            starter.start if starter is not None else _wait,
+        )
+        link = self._membership.link
+        calls = Calls(link.send, log, stats, link.answers)
+        tracer = Tracer(log) if log.isEnabledFor(logging.DEBUG) else None
+        hub = Hub(loop, log, link.send, calls.answer, tracer.broadcast if tracer else None, stats)
+        self._membership.connect(hub)
+        self.context = Context(
+            settings=settings,
+            log=log,
+            reactor=reactor,
+            link=link,
+            hub=hub,
+            calls=calls,
+            api=Api(settings, refs),
+            hosting=hosting,
+            health=Health(lambda: link.trouble),
+            tracer=tracer,
+            stats=stats,
+            collect=_collector(calls, refs),
+            keep_alive=keep_alive,
+        )
+
+    def open(self, sockets: Iterable[SocketType], secure: Any) -> None:
+        """Accept on these listening sockets, over TLS where `secure` is a context; and let time pass."""
+        reactor = self.context.reactor
+        opened = self._opener(secure)
+        self._listeners = [Listener(sock, reactor, opened, self._greeting) for sock in sockets]
+        if self._metrics is not None:
+            sock = self._metrics
+            raw = SocketType(sock.family, socket.SOCK_STREAM, sock.proto, fileno=sock.detach())
+            self._listeners.append(Listener(raw, reactor, self._opener(None, metrics_route)))
+        for seconds, first, callback in ((1, 1, self._second), (COUNTING_S, COUNTING_S, self._count)):
+            self._start_timer(first, seconds, callback)
+        self._booting = self._start_timer(0, BOOT_LOOK_S, self._boot)
+
+    def _greeting(self) -> bool:
+        return self._membership.greeting
+
+    def refuse(self) -> None:
+        """Accept those who are waiting, then nobody any more."""
+        self.context.health.stop()
+        for listener in self._listeners:
+            listener.finish()
+
+    def close(self) -> None:
+        """All connections have gone."""
+        for timer in self._timers:
+            timer.stop()
+        self._membership.close()
+
+    def _opener(self, secure: Any, route: Any = None) -> Callable[[SocketType], None]:
+        """What is done with a new socket."""
+        context, reactor = self.context, self.context.reactor
+
+        def opened(sock: SocketType) -> None:
+            transport = Transport(sock, reactor) if secure is None else tls.TlsTransport(sock, reactor, secure)
+            connection = HttpConnection(context, transport, route)
+            transport.start(connection)
+            connection.open()
+
+        return opened
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def _start_timer(self, first_s: float, every_s: float, callback: Callable[[], None]) -> Any:
+        timer = self.context.reactor.loop.timer(first_s, every_s)
+        timer.start(callback)
+        self._timers.append(timer)
+        return timer
+
+    def _boot(self) -> None:
+        if not self.context.health.reason:
+            self._booting.stop()
+            self._report()
+
+    def _second(self) -> None:
+        """The clock of all deadlines, and what else is done each second."""
+        context = self.context
+        context.reactor.wheel.advance()
+        context.calls.tick()
+        context.stats.tick(time.monotonic())
+        self._membership.beat(self._counted())
+        if self._starter is not None:
+            self._starter.beat()
+        self._report()
+
+    def _counted(self) -> Snapshot:
+        """What this worker has counted, and its master."""
+        snapshot = self.context.stats.snapshot(len(self.context.reactor.transports))
+        if self._slot is not None:
+            restarts = self._slot.scoreboard.restarts
+            snapshot["restarts"] = {"worker": restarts.workers, "shard": restarts.shards}
+        return snapshot
+
+    def _report(self) -> None:
+        """Let the master see how this worker is."""
+        if self._slot is not None:
+            board, number, generation = self._slot
+            ready, connections = not self.context.health.reason, len(self.context.hub.clients)
+            board.report(number, ready=ready, connections=connections, generation=generation)
+
+    def _count(self) -> None:
+        context = self.context
+        context.log.debug("%d connections, %d WebSockets", len(context.reactor.transports), len(context.hub.clients))
+
+
+def _wait(index: int) -> None:
+    """The master will start that shard."""
+
+
+def _collector(calls: Calls, refs: Iterator[int]) -> Collect:
+    """How the counters of all processes are gathered: from the shards, to which workers tell theirs each second."""
+
+    def collect(done: Callable[[list[Snapshot] | None], None]) -> None:
+        def asking() -> Endpoint:
+            (snapshots,) = yield [Inspect(next(refs))]
+            done(snapshots)
+            return Response(200, b"")
+
+        calls.start(asking(), lambda response: None if response.status == 200 else done(None))
+
+    return collect
