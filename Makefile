@@ -1,5 +1,8 @@
 # make run     start the server with generated credentials
 # make test    install what tests need, and run all of them
+# make matrix  the suites of clients and REST against 1, 2 and 4 workers, with 1 and 2 shards
+# make storm   5 minutes of deaths: workers and shards are killed under presence and numbered streams
+# make model   the model of bus and deaths, with many more examples than in make test
 # make check   ruff, mypy --strict, import-linter
 # make bench   the figures of docs/performance.md, measured here
 # make soak    20 minutes of churn: does memory come back?
@@ -10,13 +13,30 @@ BIN    := $(VENV)/bin
 # Packages of the index are addressed by name only; `make PIP_FLAGS=...` adds options such as a mirror.
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 
-.PHONY: run test check bench soak test-deps clean
+# What must not depend on the number of workers.
+SUITES := tests/clients $(addprefix tests/system/test_,smoke.py http.py limits.py tls.py transcripts.py rfc6455.py \
+          stopping.py hosted_websocket.py)
+
+.PHONY: run test matrix storm model check bench soak test-deps clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python -m resonate.supervisor.demo
 
 test: $(VENV)/.tested test-deps
+	TEST_WORKERS=4 TEST_SHARDS=2 $(BIN)/python -m pytest --quiet $(SUITES) $(PYTEST_FLAGS)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+matrix: $(VENV)/.tested test-deps
+	for workers in 1 2 4; do for shards in 1 2; do \
+	    echo "$$workers workers, $$shards shards"; \
+	    TEST_WORKERS=$$workers TEST_SHARDS=$$shards $(BIN)/python -m pytest --quiet $(SUITES) $(PYTEST_FLAGS) || exit 1; \
+	done; done
+
+storm: $(VENV)/.tested
+	$(BIN)/python tests/bench/storm.py --minutes 5 $(STORM_FLAGS)
+
+model: $(VENV)/.tested
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest --quiet tests/shard/test_succession.py
 
 check: $(VENV)/.checked build/tree
 	$(BIN)/ruff check .

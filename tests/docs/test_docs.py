@@ -188,19 +188,18 @@ def commands(block: Block) -> Iterator[list[str]]:
                 yield [Path(words[0]).name, *words[1:]]
 
 
-def options_of_resonate_start() -> set[str]:
-    return set(re.findall(r"--[a-z-]+", run([BIN / "resonate", "start", "--help"], ROOT)))
+def options_of_resonate(command: str) -> set[str]:
+    return set(re.findall(r"--[a-z-]+", run([BIN / "resonate", command, "--help"], ROOT)))
 
 
 def test_commands_use_options_that_exist() -> None:
-    known, seen = options_of_resonate_start(), 0
+    known, seen = {name: options_of_resonate(name) for name in ("start", "status")}, 0
     gunicorn = Config().parser()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for block in blocks("sh"):
         for program, *words in commands(block):
             if program == "resonate":
-                assert words[0] == "start", block.name
-                assert {word for word in words if word.startswith("--")} <= known, block.name
+                assert {word for word in words if word.startswith("--")} <= known[words[0]], block.name
                 seen += 1
             elif program == "gunicorn":
                 given = gunicorn.parse_args(words)
@@ -214,7 +213,7 @@ def test_commands_use_options_that_exist() -> None:
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)
 def test_options_in_the_text_exist(page: Path) -> None:
-    known = options_of_resonate_start() if "`resonate start -" in prose(page) else set()
+    known = options_of_resonate("start") if "`resonate start -" in prose(page) else set()
     for code in re.findall(r"`resonate start (-[^`]*)`", prose(page)):
         assert {word for word in code.split() if word.startswith("--")} <= known, code
 
@@ -334,10 +333,10 @@ def test_diagram_has_known_participants_only(block: Block) -> None:
         assert ";" not in line  # it would end the statement
         if matched := re.fullmatch(r"participant (\w+) as .+", line):
             participants.add(matched[1])
-        elif matched := re.fullmatch(r"(\w+)--?>>(\w+): .+", line):
+        elif matched := re.fullmatch(r"(\w+)(?:--?>>|--x)(\w+): .+", line):
             assert {matched[1], matched[2]} <= participants, line
-        elif matched := re.fullmatch(r"Note over (\w+): .+", line):
-            assert matched[1] in participants
+        elif matched := re.fullmatch(r"Note over (\w+(?:,\w+)*): .+", line):
+            assert set(matched[1].split(",")) <= participants
         else:
             assert line == "end" or line.startswith("loop "), line
             nesting += -1 if line == "end" else 1
@@ -365,7 +364,7 @@ def test_unit_waits_longer_than_a_drain_takes() -> None:
     assert int(settings["LimitNOFILE"][0]) >= 65536
     program, command, *words = shlex.split(settings["ExecStart"][0])
     assert (Path(program).name, command) == ("resonate", "start")
-    assert {word for word in words if word.startswith("--")} <= options_of_resonate_start()
+    assert {word for word in words if word.startswith("--")} <= options_of_resonate("start")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")

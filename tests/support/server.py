@@ -43,12 +43,19 @@ def configuration(apps: Sequence[Mapping[str, object]], server: Mapping[str, obj
     return "\n".join(lines) + "\n"
 
 
+#: With how many workers and shards `resonate start` runs, where a test does not say: the suites hold for any number.
+WORKERS = os.environ.get("TEST_WORKERS", "1")
+SHARDS = os.environ.get("TEST_SHARDS", "1")
+
+
 def _environment() -> dict[str, str]:
     """This process's, without what would configure the server."""
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith(("REVERB_", "RESONATE_", "REDIS_"))
     }
-    return {"PYTHONPATH": str(Path(__file__).parents[2]), **clean, "PYTHONUNBUFFERED": "1"}
+    root = str(Path(__file__).parents[2])
+    numbers = {"RESONATE_WORKERS": WORKERS, "RESONATE_BUS_SHARDS": SHARDS}
+    return {"PYTHONPATH": root, **clean, **numbers, "PYTHONUNBUFFERED": "1"}
 
 
 class Server:
@@ -76,7 +83,7 @@ class Server:
         self.scheme = scheme
         self.up = up
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "resonate.toml").write_text(configuration(apps, server or {}))
+        (directory / "resonate.toml").write_text(configuration(apps, {"metrics_port": 0, **(server or {})}))
         words = command or ["resonate", "start", "--host", "127.0.0.1", "--port", "{port}"]
         words = [word.replace("{port}", str(self.port)) for word in [*words, *arguments]]
         with (directory / "log").open("wb") as log:

@@ -239,6 +239,7 @@ def test_deep_messages_do_not_end_a_connection_in_debug(start: Start) -> None:
 def test_json_logs(start: Start) -> None:
     server = start(env={"RESONATE_LOG_FORMAT": "json", "TZ": "Asia/Tokyo"}, arguments=["--debug"])
     traffic(server)
+    logged(server, "key1")
     assert server.stop() == 0
     entries = [json.loads(line) for line in server.log().splitlines()]
     assert all({"time", "level", "pid", "message"} <= set(entry) for entry in entries)

@@ -186,10 +186,6 @@ def refused(directory: Path, *words: str, **options: Any) -> str:
     return line
 
 
-def test_more_than_one_worker(tmp_path: Path) -> None:
-    assert "-w 1" in refused(tmp_path, "-w", "2")
-
-
 def test_bad_configuration(tmp_path: Path) -> None:
     line = refused(tmp_path, server={"prot": 5})
     assert "servers.reverb.prot" in line
