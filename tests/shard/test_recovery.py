@@ -46,11 +46,10 @@ class Cluster:
     def settle(self) -> None:
         """All is dealt with, and everybody knows it."""
         for _ in range(3):
+            self.exchange.beat(0)
             self.deliver()
             for name, ledger in self.ledgers.items():
                 self.exchange.receive(encode(Beat(name, ledger.received, None)), 0)
-            self.exchange.beat(0)
-        self.deliver()
 
 
 def publish(payload: bytes, keep_s: int = 0) -> Publish:
