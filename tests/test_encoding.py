@@ -114,6 +114,7 @@ DECLARATION = st.builds(
     st.lists(st.tuples(TEXT, NUMBER, NUMBER), max_size=3),
     NUMBER,
     ANY_REQUESTS,
+    NUMBER,
 )
 FRAMES: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Hello, TEXT, DECLARATION),
