@@ -73,7 +73,12 @@ def texts(value: Any) -> tuple[str, ...]:
 
 def processes(value: Any) -> int:
     """A number of processes; `auto` is one for each core that this process may use."""
-    return len(os.sched_getaffinity(0)) if value == "auto" else integer(value)
+    if value == "auto":
+        return len(os.sched_getaffinity(0))
+    try:
+        return integer(value)
+    except ValueError:
+        raise ValueError('must be a whole number, or "auto"') from None
 
 
 def nothing(value: Any) -> None:
