@@ -31,7 +31,10 @@ from resonate.messages import (
     Disconnect,
     Expel,
     Frame,
+    HandedOver,
+    HandOver,
     Hello,
+    Inherit,
     Inspect,
     ListChannels,
     ListUsers,
@@ -87,10 +90,13 @@ _KINDS: Final[tuple[tuple[Any, tuple[tuple[type, ...], ...]], ...]] = (
     (Present, (_STR, _STR, _LIST)),
     (Expel, (_STR, _STR)),
     (Answer, (_INT, _LIST)),
+    (HandOver, (_INT, _STR, _INT, _BOOL, _LIST, _LIST)),
+    (HandedOver, (_INT, _INT, _BOOL, _LIST)),
+    (Inherit, (_STR, _INT, _INT, _LIST, _LIST, _LIST, _BOOL)),
 )
 _NUMBERS: Final = {kind: number for number, (kind, _) in enumerate(_KINDS)}
 _SHAPES: Final = tuple(frozenset(product(*fields)) for _, fields in _KINDS)
-_REQUESTS: Final = frozenset(range(_NUMBERS[Connect], _NUMBERS[Inspect] + 1))
+_REQUESTS: Final = frozenset((*range(_NUMBERS[Connect], _NUMBERS[Inspect] + 1), _NUMBERS[HandOver]))
 #: How the value of an answer is told: as it is, or one channel's, or those of many.
 _PLAIN, _CHANNEL, _CHANNELS = 0, 1, 2
 #: The first item of a head.
@@ -125,7 +131,9 @@ def _hello_head(frame: Hello, payloads: list[bytes]) -> tuple[Any, ...]:
     requests = [_pack(request, payloads) for request in declared.requests]
     cached = [(app, channel, _put(payload, payloads), *rest) for app, channel, payload, *rest in declared.cached]
     channels = list(map(tuple, declared.channels))
-    return (_HELLO, worker, declared.apps, channels, cached, declared.seen, declared.first, requests, declared.stable)
+    seen, first, _, stable, inherited, bequests = declared[3:]
+    packed = [(*bequest[:2], _pack(bequest[2], payloads)) for bequest in bequests]
+    return (_HELLO, worker, declared.apps, channels, cached, seen, first, requests, stable, inherited, packed)
 
 
 _HEADS: Final[dict[type, Callable[[Any, list[bytes]], tuple[Any, ...]]]] = {
@@ -164,6 +172,16 @@ def _pack_subscribed(message: Subscribed, payloads: list[bytes]) -> Sequence[Any
     return (_NUMBERS[Subscribed], *rest, members, _put(cached, payloads))
 
 
+def _pack_hand_over(message: HandOver, payloads: list[bytes]) -> Sequence[Any]:
+    *rest, channels = message
+    return (_NUMBERS[HandOver], *rest, list(map(tuple, channels)))
+
+
+def _pack_inherit(message: Inherit, payloads: list[bytes]) -> Sequence[Any]:
+    *rest, channels, present, recovered = message
+    return (_NUMBERS[Inherit], *rest, list(map(tuple, channels)), present, recovered)
+
+
 def _pack_answer(message: Answer, payloads: list[bytes]) -> Sequence[Any]:
     return (_NUMBERS[Answer], message.ref, _pack_value(message.value, payloads))
 
@@ -173,6 +191,8 @@ _PUBLICATION: Final = _NUMBERS[Publication]
 #: How to write the kinds that are more than their fields.
 _PACKERS: Final[dict[type, Callable[[Any, list[bytes]], Sequence[Any]]]] = {
     Answer: _pack_answer,
+    HandOver: _pack_hand_over,
+    Inherit: _pack_inherit,
     Publication: _pack_publication,
     Publish: _pack_publish,
     Subscribe: _pack_subscribe,
@@ -278,6 +298,21 @@ def _unpack_present(fields: Row, reader: _Reader) -> None:
     fields[2] = _pairs(fields[2])
 
 
+def _unpack_hand_over(fields: Row, reader: _Reader) -> None:
+    fields[4] = _held_apps(fields[4])
+    fields[5] = [_holding(row) for row in fields[5]]
+
+
+def _unpack_handed_over(fields: Row, reader: _Reader) -> None:
+    fields[3] = _users_of(fields[3])
+
+
+def _unpack_inherit(fields: Row, reader: _Reader) -> None:
+    fields[3] = _held_apps(fields[3])
+    fields[4] = [_holding(row) for row in fields[4]]
+    fields[5] = _users_of(fields[5])
+
+
 def _unpack_answer(fields: Row, reader: _Reader) -> None:
     fields[1] = _value(fields[1], reader)
 
@@ -285,6 +320,9 @@ def _unpack_answer(fields: Row, reader: _Reader) -> None:
 #: How to read those kinds: each puts right what differs from the fields.
 _UNPACKERS: Final[dict[type, Callable[[Row, _Reader], None]]] = {
     Answer: _unpack_answer,
+    HandOver: _unpack_hand_over,
+    HandedOver: _unpack_handed_over,
+    Inherit: _unpack_inherit,
     MemberAdded: _unpack_member_added,
     Present: _unpack_present,
     Publication: _unpack_publication,
@@ -371,22 +409,39 @@ def _read_beat(head: Row, reader: _Reader) -> Beat:
 
 
 def _read_hello(head: Row, reader: _Reader) -> Hello:
-    types = (int, str, list, list, list, list, int, list, int)
-    _, worker, apps, channels, cached, seen, first, requests, stable = _typed(head, types)
+    types = (int, str, list, list, list, list, int, list, int, list, list)
+    _, worker, apps, channels, cached, seen, first, requests, stable, inherited, bequests = _typed(head, types)
     made = _requests(requests, reader)
     kept = [(*_typed(row[:2], (str, str)), reader.take(row[2]) or b"", *_typed(row[3:], (int, int))) for row in cached]
     return Hello(
         worker,
         Declaration(
-            [_typed(row, (str, int, int)) for row in apps],
+            _held_apps(apps),
             [_holding(row) for row in channels],
             kept,
             [_typed(row, (str, int, int)) for row in seen],
             first,
             made,
             stable,
+            tuple([_typed(row, (str, int)) for row in inherited]),
+            tuple([_bequest(row, reader) for row in bequests]),
         ),
     )
+
+
+def _held_apps(rows: Row) -> list[tuple[str, int, int]]:
+    return [_typed(row, (str, int, int)) for row in rows]
+
+
+def _bequest(row: Row, reader: _Reader) -> tuple[str, int, Inherit]:
+    origin, seq, packed = _typed(row, (str, int, list))
+    if packed[0] != _NUMBERS[Inherit]:
+        raise ValueError("a bequest is something else")
+    return origin, seq, _unpack(packed, reader)
+
+
+def _users_of(rows: Row) -> list[tuple[str, str, list[Any]]]:
+    return [_typed(row, (str, str, list)) for row in rows]
 
 
 def _holding(row: Row) -> ChannelHolding:

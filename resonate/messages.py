@@ -26,6 +26,15 @@ class Member(NamedTuple):
     data: dict[str, Any]
 
 
+class ChannelHolding(NamedTuple):
+    """What somebody holds of one channel: subscriptions, and members as (user, data, connections)."""
+
+    app: str
+    channel: str
+    subscriptions: int
+    members: list[tuple[str, dict[str, Any], int]]
+
+
 # --- worker to shard -------------------------------------------------------------------------------------------------
 
 
@@ -147,10 +156,26 @@ class Inspect(NamedTuple):
     app: str = ""
 
 
+class HandOver(NamedTuple):
+    """A worker hands connections over to another: what they hold on this shard is the heir's from here on.
+
+    `apps` and `channels` are as in a declaration. `shard` is the number of the shard that is told. `certain`: it has
+    been done before, by a shard that has died, and cannot be refused. Answered by `HandedOver`; the heir is told
+    `Inherit` at the same place of the order.
+    """
+
+    ref: int
+    heir: str
+    shard: int
+    certain: bool
+    apps: list[tuple[str, int, int]]
+    channels: list[ChannelHolding]
+
+
 #: What REST asks: each has a `ref`, and one answer from each shard that it concerns.
 Question = Publish | Describe | ListChannels | ListUsers | CountConnections | Terminate | Inspect
 
-Request = Connect | Disconnect | Attach | Detach | Subscribe | Refresh | Unsubscribe | Question
+Request = Connect | Disconnect | Attach | Detach | Subscribe | Refresh | Unsubscribe | HandOver | Question
 
 
 def plain_ref(request: Request) -> int:
@@ -235,7 +260,39 @@ class Answer(NamedTuple):
     value: Any
 
 
-Event = Connected | Subscribed | Publication | MemberAdded | MemberRemoved | Present | Expel | Answer
+class HandedOver(NamedTuple):
+    """The answer to `HandOver`. What was before it on that shard's channels concerns the connections, what follows does
+    not. `done` is False where there is no such heir: nothing has changed then.
+
+    `beliefs` is what the connections have been told of presence, as user ids: the worker knows it, and puts it in. The
+    heir needs it where a shard has died meanwhile.
+    """
+
+    ref: int
+    shard: int
+    done: bool
+    beliefs: list[tuple[str, str, list[Any]]]
+
+
+class Inherit(NamedTuple):
+    """What `origin` has handed over to this worker is its own from here on. `ref` and the rest are as in `HandOver`.
+
+    `present` are the user ids on those presence channels of which this worker has not known before. `recovered`: a
+    shard has died meanwhile, so what the connections have been told of presence may be wrong. `Present` follows.
+    """
+
+    origin: str
+    ref: int
+    shard: int
+    apps: list[tuple[str, int, int]]
+    channels: list[ChannelHolding]
+    present: list[tuple[str, str, list[Any]]]
+    recovered: bool = False
+
+
+Event = (
+    Connected | Subscribed | Publication | MemberAdded | MemberRemoved | Present | Expel | HandedOver | Inherit | Answer
+)
 
 
 class ChannelInfo(NamedTuple):
@@ -249,22 +306,14 @@ class ChannelInfo(NamedTuple):
 # --- between a worker and a shard that is new to it ------------------------------------------------------------------
 
 
-class ChannelHolding(NamedTuple):
-    """What a worker holds of one channel: subscriptions, and members as (user, data, connections)."""
-
-    app: str
-    channel: str
-    subscriptions: int
-    members: list[tuple[str, dict[str, Any], int]]
-
-
 class Declaration(NamedTuple):
     """All that a worker holds on a shard: connections by app as (app, connected, attached), and channels.
 
     `cached` are the last events of cache channels that it knows, as (app, channel, payload, seconds left, place);
     `seen` the requests whose outcome it has lately seen, as (origin, seq, place). `requests` are those that it makes
     again, or has never sent, numbered from `first` on: what it holds is what it held before them. Up to the place
-    `stable` every worker has dealt with everything.
+    `stable` every worker has dealt with everything. `inherited` are the (origin, seq) of what others have handed over
+    to it, which is part of what it holds; of `bequests` the same, with what it is, and it is not part of that yet.
     """
 
     apps: list[tuple[str, int, int]]
@@ -274,6 +323,8 @@ class Declaration(NamedTuple):
     first: int
     requests: list[Request]
     stable: int = 0
+    inherited: tuple[tuple[str, int], ...] = ()
+    bequests: tuple[tuple[str, int, Inherit], ...] = ()
 
 
 class Stamped(NamedTuple):

@@ -32,7 +32,10 @@ from resonate.messages import (
     Event,
     Expel,
     Frame,
+    HandedOver,
+    HandOver,
     Hello,
+    Inherit,
     Inspect,
     ListChannels,
     ListUsers,
@@ -77,6 +80,13 @@ PAIRS = st.lists(st.tuples(USER_ID, JSON), max_size=3)
 INFO = st.builds(ChannelInfo, NUMBER, NUMBER, MAYBE_PAYLOAD)
 VALUE: st.SearchStrategy[Any] = SCALAR | st.lists(JSON, max_size=3) | INFO | st.dictionaries(TEXT, INFO, max_size=3)
 
+HOLDING = st.builds(ChannelHolding, TEXT, TEXT, NUMBER, st.lists(st.tuples(TEXT, DATA, NUMBER), max_size=2))
+HELD_APPS = st.lists(st.tuples(TEXT, NUMBER, NUMBER), max_size=3)
+USERS_OF = st.lists(st.tuples(TEXT, TEXT, st.lists(USER_ID, max_size=3)), max_size=2)
+INHERIT = st.builds(
+    Inherit, TEXT, NUMBER, NUMBER, HELD_APPS, st.lists(HOLDING, max_size=2), USERS_OF, st.booleans()
+)
+
 REQUESTS: dict[type, st.SearchStrategy[Request]] = {
     Connect: st.builds(Connect, TEXT, TEXT, st.none() | NUMBER),
     Disconnect: st.builds(Disconnect, TEXT),
@@ -92,6 +102,7 @@ REQUESTS: dict[type, st.SearchStrategy[Request]] = {
     CountConnections: st.builds(CountConnections, NUMBER, TEXT),
     Terminate: st.builds(Terminate, NUMBER, TEXT, TEXT),
     Inspect: st.builds(Inspect, NUMBER, TEXT),
+    HandOver: st.builds(HandOver, NUMBER, TEXT, NUMBER, st.booleans(), HELD_APPS, st.lists(HOLDING, max_size=2)),
 }
 EVENTS: dict[type, st.SearchStrategy[Event]] = {
     Connected: st.builds(Connected, TEXT, TEXT, st.booleans()),
@@ -102,19 +113,22 @@ EVENTS: dict[type, st.SearchStrategy[Event]] = {
     Present: st.builds(Present, TEXT, TEXT, PAIRS),
     Expel: st.builds(Expel, TEXT, TEXT),
     Answer: st.builds(Answer, NUMBER, VALUE),
+    HandedOver: st.builds(HandedOver, NUMBER, NUMBER, st.booleans(), USERS_OF),
+    Inherit: INHERIT,
 }
 ANY_REQUESTS = st.lists(st.one_of(*REQUESTS.values()), max_size=4)
 ANY_EVENTS = st.lists(st.one_of(*EVENTS.values()), max_size=3)
-HOLDING = st.builds(ChannelHolding, TEXT, TEXT, NUMBER, st.lists(st.tuples(TEXT, DATA, NUMBER), max_size=2))
 DECLARATION = st.builds(
     Declaration,
-    st.lists(st.tuples(TEXT, NUMBER, NUMBER), max_size=3),
+    HELD_APPS,
     st.lists(HOLDING, max_size=2),
     st.lists(st.tuples(TEXT, TEXT, PAYLOAD, NUMBER, NUMBER), max_size=3),
     st.lists(st.tuples(TEXT, NUMBER, NUMBER), max_size=3),
     NUMBER,
     ANY_REQUESTS,
     NUMBER,
+    st.lists(st.tuples(TEXT, NUMBER), max_size=2).map(tuple),
+    st.lists(st.tuples(TEXT, NUMBER, INHERIT), max_size=2).map(tuple),
 )
 FRAMES: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Hello, TEXT, DECLARATION),
@@ -149,6 +163,7 @@ SAMPLE_REQUESTS: tuple[Request, ...] = (
     CountConnections(3, "app"),
     Terminate(3, "app", "1"),
     Inspect(3),
+    HandOver(3, "w-3-4", 1, False, [("app", 2, 1)], [ChannelHolding("app", "presence-ä", 1, [("1", ANN, 1)])]),
 )
 SAMPLE_EVENTS: tuple[Event, ...] = (
     Connected("app", "1.1", True),
@@ -159,6 +174,8 @@ SAMPLE_EVENTS: tuple[Event, ...] = (
     Present("app", "a", [("1", None)]),
     Expel("app", "1"),
     Answer(3, {"a": ChannelInfo(2, 1, b"cached")}),
+    HandedOver(3, 1, True, [("app", "presence-ä", [1])]),
+    Inherit("w-3-4", 3, 1, [("app", 2, 1)], [ChannelHolding("app", "a", 1, [])], [("app", "a", [1])], True),
 )
 HELLO = Hello(
     "w-1-2",
@@ -245,9 +262,11 @@ def test_types_come_as_they_went(frame: Frame) -> None:
 
 def test_the_numbers_of_messages_are_for_ever() -> None:
     """Workers and shards of two versions talk to each other while one takes the other's place."""
-    for number, message in enumerate((*SAMPLE_REQUESTS, *SAMPLE_EVENTS)):
+    *requests, hand_over = SAMPLE_REQUESTS
+    *events, handed_over, inherit = SAMPLE_EVENTS
+    for number, message in enumerate((*requests, *events, hand_over, handed_over, inherit)):
         head, _ = apart(encode(carrying(message)))
-        row = head[4][0] if number < len(SAMPLE_REQUESTS) else head[6][0][3][0]
+        row = head[4][0] if message in SAMPLE_REQUESTS else head[6][0][3][0]
         assert row[0] == number
 
 

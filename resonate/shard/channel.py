@@ -56,12 +56,25 @@ class Channel:
         return None if user.holders else self.users.pop(key)
 
     def declare(self, worker: str, holding: ChannelHolding) -> None:
-        """What a worker has held since before this shard began."""
+        """What a worker holds, and somebody has counted before."""
         self.interest[worker] = self.interest.get(worker, 0) + holding.subscriptions
         for key, data, connections in holding.members:
             self.users = {} if self.users is None else self.users
             user = self.users.setdefault(key, User(data))
             user.holders[worker] += connections
+
+    def release(self, worker: str, holding: ChannelHolding) -> None:
+        """The opposite, for a part of what it holds; nobody is to be told. Another may hold the same by now."""
+        self.interest[worker] -= holding.subscriptions
+        if not self.interest[worker]:
+            del self.interest[worker]
+        for key, _, connections in holding.members:
+            holders = (self.users or {})[key].holders
+            holders[worker] -= connections
+            if not holders[worker]:
+                del holders[worker]
+            if not holders and self.users is not None:
+                del self.users[key]
 
     def holding(self, app: str, name: str, worker: str) -> ChannelHolding:
         """What a worker holds of it."""

@@ -12,6 +12,7 @@ from resonate.messages import (
     CountConnections,
     Detach,
     Disconnect,
+    HandOver,
     Inspect,
     ListChannels,
     Request,
@@ -33,5 +34,17 @@ def homes(request: Request, shards: int) -> Sequence[int]:
     if kind in _OF_ALL:
         return range(shards)
     if kind in _OF_APPS:
-        return (crc32(request.app.encode()) % shards,)
-    return (crc32(f"{request.app}\n{request.channel}".encode("utf-8", "surrogatepass")) % shards,)  # type: ignore[union-attr]
+        return (home_of_app(request.app, shards),)  # type: ignore[union-attr]
+    if isinstance(request, HandOver):
+        return (request.shard,)
+    return (home_of_channel(request.app, request.channel, shards),)  # type: ignore[union-attr]
+
+
+def home_of_app(app: str, shards: int) -> int:
+    """The shard that counts an app's connections."""
+    return crc32(app.encode()) % shards
+
+
+def home_of_channel(app: str, channel: str, shards: int) -> int:
+    """The shard that puts what happens on a channel into order."""
+    return crc32(f"{app}\n{channel}".encode("utf-8", "surrogatepass")) % shards

@@ -6,22 +6,20 @@ not have reached everybody. So a successor is told the state as it was before th
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from typing import Any, Final
+from collections import deque
+from typing import Final
 
 from resonate.errors import ResonateError
 from resonate.messages import (
     Answer,
-    Attach,
     Batch,
-    ChannelHolding,
     Connect,
     Connected,
     Declaration,
-    Detach,
-    Disconnect,
     Event,
-    Member,
+    HandedOver,
+    HandOver,
+    Inherit,
     MemberAdded,
     MemberRemoved,
     Parcel,
@@ -34,9 +32,9 @@ from resonate.messages import (
     Subscribed,
     Unsubscribe,
     plain_ref,
-    user_key,
 )
 from resonate.shard.cache import EventCache
+from resonate.shard.holdings import Holdings, Views
 
 #: Requests that are kept although they are done, at most. More only come together while a worker hangs.
 KEEP_REQUESTS: Final = 20_000
@@ -50,7 +48,7 @@ CACHE_BYTES: Final = 8 * 1024 * 1024
 ORIGINS: Final = 4096
 
 #: What says who is on a presence channel.
-_PRESENCE: Final = frozenset((MemberAdded, MemberRemoved, Present, Subscribed))
+_PRESENCE: Final = frozenset((Inherit, MemberAdded, MemberRemoved, Present, Subscribed))
 
 #: What a worker without a past declares.
 NOTHING: Final = Declaration([], [], [], [], 1, [])
@@ -61,15 +59,15 @@ class LostError(ResonateError):
 
 
 class _Entry:
-    """A request on its way. `place` is 0 until it is known to be done, `admitted` the outcome of a Connect."""
+    """A request on its way. `place` is 0 until it is known to be done, `granted` the outcome, where one may refuse."""
 
-    __slots__ = ("admitted", "place", "request", "seq")
+    __slots__ = ("granted", "place", "request", "seq")
 
     def __init__(self, seq: int, request: Request) -> None:
         self.seq = seq
         self.request = request
         self.place = 0
-        self.admitted: bool | None = None
+        self.granted: bool | None = None
 
 
 class Ledger:
@@ -83,10 +81,12 @@ class Ledger:
         self._unsent: list[Request] = []
         self._seen: dict[str, int] = {}
         self._tail: deque[tuple[str, int, int]] = deque(maxlen=KEEP_REQUESTS)
-        self._holdings = _Holdings(past)
+        self._holdings = Holdings(past)
         self._cached = EventCache(CACHE_BYTES)
-        self._views = _Views(past)
+        self._views = Views(past)
         self._past_cached = past.cached
+        self._bequests: deque[tuple[int, str, int, Inherit]] = deque()  # (place, origin, seq, what): to be held
+        self._inherited: deque[tuple[str, int]] = deque(maxlen=ORIGINS)  # the same of what is held already
         self._stable = 0
         self.received = 0  # the number of the last parcel
 
@@ -112,8 +112,7 @@ class Ledger:
         self._under_way.append(_Entry(self._next, request))
         self._unsent.append(request)
         self._next += 1
-        kind = type(request)
-        if kind is Subscribe or kind is Unsubscribe:
+        if type(request) is Subscribe:
             self._views.asked(request)
 
     def prune(self, now: float) -> None:
@@ -134,9 +133,8 @@ class Ledger:
         self._unsent = []
         self.received = 0
         for entry in self._under_way:
-            if isinstance(entry.request, Connect) and entry.admitted is not None:
-                # It has been decided, and the client told: the successor is not asked again.
-                entry.request = entry.request._replace(limit=None if entry.admitted else 0)
+            if entry.granted is not None:  # it has been acted upon: the successor is told, and not asked again
+                entry.request = _decided(entry.request, entry.granted)
         seen = [*self._tail, *((self._worker, entry.seq, entry.place) for entry in self._under_way if entry.place)]
         past, self._past_cached = self._past_cached, []
         for app, channel, payload, left, place in past:
@@ -145,7 +143,17 @@ class Ledger:
         first = self._next - len(self._under_way)
         requests = [entry.request for entry in self._under_way]
         holdings = self._holdings
-        return Declaration(holdings.apps(), holdings.channels(), cached, seen, first, requests, self._stable)
+        return Declaration(
+            holdings.apps(),
+            holdings.channels(),
+            cached,
+            seen,
+            first,
+            requests,
+            self._stable,
+            tuple(self._inherited),
+            tuple(bequest[1:] for bequest in self._bequests),
+        )
 
     # --- from the shard ----------------------------------------------------------------------------------------------
 
@@ -180,20 +188,32 @@ class Ledger:
         heard: list[Event] = []
         for event in events:
             if type(event) in _PRESENCE:
+                if isinstance(event, Inherit):
+                    self._bequests.append((stamped.place, stamped.origin, stamped.seq, event))
                 heard += self._views.told(event)
                 continue
             if isinstance(event, Publication):
                 if event.keep_s:
                     self._cached.put((event.app, event.channel), event.payload, now, event.keep_s, stamped.place)
             elif isinstance(event, Connected) and stamped.origin == self._worker:
-                self._admitted(stamped.seq, event.admitted)
+                self._decided(stamped.seq, event.admitted)
+            elif isinstance(event, HandedOver):
+                event = self._handed_over(stamped.seq, event)
             heard.append(event)
         return heard
 
-    def _admitted(self, seq: int, admitted: bool) -> None:
+    def _decided(self, seq: int, granted: bool) -> None:
         first = self._under_way[0].seq
         if seq >= first:
-            self._under_way[seq - first].admitted = admitted
+            self._under_way[seq - first].granted = granted
+
+    def _handed_over(self, seq: int, event: HandedOver) -> HandedOver:
+        """The request is still under way: its acknowledgement follows."""
+        request = self._under_way[seq - self._under_way[0].seq].request
+        self._decided(seq, event.done)
+        if not event.done or not isinstance(request, HandOver):
+            return event
+        return event._replace(beliefs=self._views.handed_over(request))
 
     def _acknowledged(self, seq: int, place: int, now: float) -> list[Event]:
         """Requests up to `seq` are done; the answers of those that have no other."""
@@ -207,7 +227,9 @@ class Ledger:
                 answers.append(Answer(ref, None))
             entry.place = place - (seq - entry.seq)
             done.append(entry)
-            if isinstance(request, Publish) and request.keep_s:
+            if type(request) is Unsubscribe:
+                self._views.left(request)
+            elif isinstance(request, Publish) and request.keep_s:
                 self._cached.put((request.app, request.channel), request.payload, now, request.keep_s, entry.place)
         while len(done) > KEEP_REQUESTS:
             self._retire(done[0].place)
@@ -215,136 +237,23 @@ class Ledger:
 
     def _retire(self, stable: int) -> None:
         """Forget what everybody has heard of; the effect becomes part of what is held."""
-        done, tail = self._done, self._tail
+        done, tail, bequests = self._done, self._tail, self._bequests
+        while bequests and bequests[0][0] <= stable:
+            _, origin, seq, event = bequests.popleft()
+            self._holdings.inherit(event)
+            self._inherited.append((origin, seq))
         while done and done[0].place <= stable:
             entry = done.popleft()
             if type(entry.request) is not Publish:  # holds nothing; and there are many
-                self._holdings.apply(entry)
+                self._holdings.apply(entry.request, entry.granted)
         while tail and tail[0][2] <= stable:
             tail.popleft()
 
 
-class _Channel:
-    __slots__ = ("members", "subscriptions")
-
-    def __init__(self) -> None:
-        self.subscriptions = 0
-        self.members: dict[str, tuple[dict[str, Any], int]] = {}
-
-
-class _Holdings:
-    """The sum of requests."""
-
-    def __init__(self, past: Declaration) -> None:
-        self._connected: Counter[str] = Counter()
-        self._attached: Counter[str] = Counter()
-        self._channels: dict[tuple[str, str], _Channel] = {}
-        for app, connected, attached in past.apps:
-            self._connected[app], self._attached[app] = connected, attached
-        for app, name, subscriptions, members in past.channels:
-            channel = self._channels[app, name] = _Channel()
-            channel.subscriptions = subscriptions
-            channel.members = {user: (data, connections) for user, data, connections in members}
-
-    def apply(self, entry: _Entry) -> None:
-        """Add a request's effect."""
-        request, app = entry.request, entry.request.app
-        match request:
-            case Connect():
-                self._connected[app] += 1 if entry.admitted else 0
-            case Disconnect():
-                self._connected[app] -= 1
-            case Attach():
-                self._attached[app] += 1
-            case Detach():
-                self._attached[app] -= 1
-            case Subscribe(channel=name, member=member):
-                self._join(app, name, member)
-            case Unsubscribe(channel=name, user=user):
-                self._leave(app, name, user)
-
-    def apps(self) -> list[tuple[str, int, int]]:
-        """Connections by app: connected, attached."""
-        return [(app, self._connected[app], self._attached[app]) for app in {*self._connected, *self._attached}]
-
-    def channels(self) -> list[ChannelHolding]:
-        """Each channel."""
-        return [
-            ChannelHolding(app, name, held.subscriptions, [(user, *member) for user, member in held.members.items()])
-            for (app, name), held in self._channels.items()
-        ]
-
-    def _join(self, app: str, name: str, member: Member | None) -> None:
-        channel = self._channels.setdefault((app, name), _Channel())
-        channel.subscriptions += 1
-        if member is not None:
-            data, connections = channel.members.get(member.user, (member.data, 0))
-            channel.members[member.user] = (data, connections + 1)
-
-    def _leave(self, app: str, name: str, user: str | None) -> None:
-        channel = self._channels[app, name]
-        channel.subscriptions -= 1
-        if user is not None:
-            data, connections = channel.members.pop(user)
-            if connections > 1:
-                channel.members[user] = (data, connections - 1)
-        if not channel.subscriptions:
-            del self._channels[app, name]
-
-
-class _Views:
-    """Who is on each presence channel, as this worker's clients have been told: user ids by how they are compared."""
-
-    def __init__(self, past: Declaration) -> None:
-        self._users: dict[tuple[str, str], dict[str, Any]] = {
-            (held.app, held.channel): {user: data["user_id"] for user, data, _ in held.members}
-            for held in past.channels
-            if held.members
-        }
-        self._members: Counter[tuple[str, str]] = Counter()  # connections of ours, from the asking on
-        for held in past.channels:
-            if held.members:
-                self._members[held.app, held.channel] = held.subscriptions
-
-    def asked(self, request: Request) -> None:
-        """A member joins or leaves. While none of ours is on a channel nobody here is told of it."""
-        match request:
-            case Subscribe(app, channel, _, _, Member()):
-                self._members[app, channel] += 1
-            case Unsubscribe(app, channel, str()):
-                self._members[app, channel] -= 1
-                if not self._members[app, channel]:
-                    del self._members[app, channel]
-                    self._users.pop((app, channel), None)
-
-    def told(self, event: Event) -> list[Event]:
-        """What clients are to hear of an event: edges that are news to them, and before the list that a newcomer gets
-        those by which it differs from what the others believe.
-        """
-        match event:
-            case MemberAdded(app, channel, data):
-                user, users = user_key(data["user_id"]), self._users.get((app, channel), {})
-                if user in users:
-                    return []
-                users[user] = data["user_id"]
-            case MemberRemoved(app, channel, id_):
-                return [] if self._users.get((app, channel), {}).pop(user_key(id_), None) is None else [event]
-            case Subscribed(app, channel, _, _, members) if members is not None:
-                return [*self._corrected(app, channel, members), event]
-            case Present(app, channel, members):
-                return self._corrected(app, channel, members)
-        return [event]
-
-    def _corrected(self, app: str, channel: str, members: list[tuple[Any, Any]]) -> list[Event]:
-        """Believe this from now on; the edges between what clients have been told and the truth."""
-        if (app, channel) not in self._members:
-            return []
-        before = self._users.get((app, channel))
-        now = self._users[app, channel] = {user_key(id_): id_ for id_, _ in members}
-        if before is None or before.keys() == now.keys():
-            return []
-        edges: list[Event] = [MemberRemoved(app, channel, id_) for user, id_ in before.items() if user not in now]
-        for id_, info in members:
-            if user_key(id_) not in before:
-                edges.append(MemberAdded(app, channel, {"user_id": id_, "user_info": info}, ""))
-        return edges
+def _decided(request: Request, granted: bool) -> Request:
+    """The same request, with an outcome that is certain."""
+    if isinstance(request, Connect):
+        return request._replace(limit=None if granted else 0)
+    if isinstance(request, HandOver):
+        return request._replace(certain=True) if granted else request._replace(heir="")
+    return request

@@ -12,8 +12,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from resonate.messages import Ack, Declaration, Event, Mark, Request, Stamped, plain_ref
+from resonate.messages import Ack, Declaration, Event, HandOver, Inherit, Mark, Request, Stamped, plain_ref
 from resonate.shard.shard import Outgoing, Shard
+
+#: (origin, seq, request), or what the heir has of one whose origin does not ask any more.
+Held = tuple[str, int, Request | Inherit]
 
 
 class Delivery:
@@ -39,8 +42,10 @@ class Sequencer:
         self._shard = shard
         self._name = name
         self._expected = set(expected)
-        self._held: list[tuple[str, int, Request]] = []
+        self._held: list[Held] = []
         self._seen: dict[tuple[str, int], int] = {}
+        self._inherited: set[tuple[str, int]] = set()  # what has been handed over and is declared by the heir
+        self._bequests: dict[tuple[str, int], tuple[str, Inherit]] = {}  # the same, with the heir, where it is not yet
         self._stable = 0  # the place up to which, as somebody knows, everybody has dealt with everything
         self._own = 0  # the number of the last thing that followed from no request
         self._next: dict[str, int] = {}  # the number of each worker's next request
@@ -65,6 +70,8 @@ class Sequencer:
         self._shard.declare(worker, declaration, now)
         for origin, seq, place in declaration.seen:
             self._seen[origin, seq] = place
+        self._inherited.update(declaration.inherited)
+        self._bequests |= {(origin, seq): (worker, event) for origin, seq, event in declaration.bequests}
         places = [place for *_, place in declaration.seen] + [item[4] for item in declaration.cached]
         self.place = max(self.place, declaration.stable, *places)
         self._stable = max(self._stable, declaration.stable)
@@ -94,6 +101,7 @@ class Sequencer:
     def gone(self, worker: str, now: float) -> None:
         """A worker's process has ended: its subscriptions and members leave."""
         self._held = [held for held in self._held if held[0] != worker]
+        self._bequests = {key: bequest for key, bequest in self._bequests.items() if bequest[0] != worker}
         if worker in self.workers:
             self.workers.discard(worker)
             left = self._shard.leave(worker)
@@ -139,28 +147,51 @@ class Sequencer:
         self._expected.discard(worker)
         if self._expected:
             return
+        self._held += self._kept()
         held, self._held = self._in_order(), []
         for place, (origin, seq, request) in held:
-            outgoing = self._handle(origin, request, now, place)
+            if isinstance(request, Inherit):
+                self._shard.hold(self._bequests[origin, seq][0], request.apps, request.channels)
+                continue
+            if isinstance(request, HandOver):
+                outgoing = self._hand_over(origin, seq, request, now, place)
+            else:
+                outgoing = self._handle(origin, request, now, place)
             if place and place <= self._stable:  # old news to all, also to who was not on the channel then
                 outgoing = []
             done = self._stamp(origin, seq, outgoing, place)
             self._mark(origin, seq, done)
             self._delivery(origin).acks.append(Ack(seq, done, 1))
-        self._seen = {}
+        self._seen, self._inherited, self._bequests = {}, set(), {}
         self._announce(self._shard.present())
 
-    def _in_order(self) -> list[tuple[int, tuple[str, int, Request]]]:
+    def _kept(self) -> list[Held]:
+        """What has been handed over by those who do not ask for it again: they have gone, or know it to be stable."""
+        asked = {(origin, seq) for origin, seq, _ in self._held}
+        return [(*key, event) for key, (_, event) in self._bequests.items() if key not in asked]
+
+    def _hand_over(self, origin: str, seq: int, request: HandOver, now: float, place: int) -> Outgoing:
+        """The heir may have declared it already; and what clients believe of presence has to be looked at."""
+        if (origin, seq) in self._inherited:
+            request = request._replace(heir="", certain=True)
+        outgoing: Outgoing = []
+        for receiver, event in self._handle(origin, request, now, place):
+            if isinstance(event, Inherit):
+                event = event._replace(recovered=True)
+            outgoing.append((receiver, event))
+        return outgoing
+
+    def _in_order(self) -> list[tuple[int, Held]]:
         """The held requests with the places that they had under a shard before this one, 0 where nobody knows.
 
         A place that somebody has seen is for ever, however many shards die: so those come first, in their order. What
         an origin had asked before such a request was done before it too.
         """
-        waiting: dict[str, deque[tuple[str, int, Request]]] = {}
+        waiting: dict[str, deque[Held]] = {}
         for item in self._held:
             waiting.setdefault(item[0], deque()).append(item)
         known = sorted((place, origin, seq) for (origin, seq), place in self._seen.items() if origin in waiting)
-        ordered: list[tuple[int, tuple[str, int, Request]]] = []
+        ordered: list[tuple[int, Held]] = []
         for place, origin, seq in known:
             queue = waiting[origin]
             while queue and queue[0][1] <= seq:

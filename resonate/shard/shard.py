@@ -14,6 +14,7 @@ from resonate.counters import add
 from resonate.messages import (
     Answer,
     Attach,
+    ChannelHolding,
     ChannelInfo,
     Connect,
     Connected,
@@ -24,6 +25,9 @@ from resonate.messages import (
     Disconnect,
     Event,
     Expel,
+    HandedOver,
+    HandOver,
+    Inherit,
     Inspect,
     ListChannels,
     ListUsers,
@@ -91,16 +95,20 @@ class Shard:
 
     def declare(self, worker: str, declaration: Declaration, now: float) -> None:
         """What a worker has held since before this shard began. Nobody is told: to the clients it is not news."""
-        for app_id, connected, attached in declaration.apps:
+        self.hold(worker, declaration.apps, declaration.channels)
+        for app_id, name, payload, keep_s, place in declaration.cached:
+            self._cache.put((app_id, name), payload, now, keep_s, place)
+
+    def hold(self, worker: str, apps: list[tuple[str, int, int]], channels: list[ChannelHolding]) -> None:
+        """Count that for a worker."""
+        for app_id, connected, attached in apps:
             app = self._app(app_id)
             app.connected[worker] += connected
             app.attached[worker] += attached
-        for holding in declaration.channels:
+        for holding in channels:
             app = self._app(holding.app)
             app.subscriptions += holding.subscriptions
             app.channels.setdefault(holding.channel, Channel()).declare(worker, holding)
-        for app_id, name, payload, keep_s, place in declaration.cached:
-            self._cache.put((app_id, name), payload, now, keep_s, place)
 
     def declaration(self, worker: str, now: float) -> Declaration:
         """What a worker holds here, to be declared to another shard: the opposite of `declare`."""
@@ -131,8 +139,7 @@ class Shard:
     def counts(self) -> dict[str, list[int]]:
         """By app: connections, subscriptions, occupied channels."""
         return {
-            app_id: [app.connected.total(), app.subscriptions, len(app.channels)]
-            for app_id, app in self._apps.items()
+            app_id: [app.connected.total(), app.subscriptions, len(app.channels)] for app_id, app in self._apps.items()
         }
 
     def _app(self, app_id: str) -> _App:
@@ -149,6 +156,8 @@ class Shard:
         self._place = place
         if isinstance(request, Inspect):
             return self._inspect(worker, request)
+        if isinstance(request, HandOver):
+            return self._hand_over(worker, request)
         return _HANDLERS[type(request)](self, self._app(request.app), worker, request, now)
 
     def prune(self, now: float) -> None:
@@ -209,6 +218,43 @@ class Shard:
             return []
         removed = MemberRemoved(request.app, request.channel, gone.id)
         return [(other, removed) for other in channel.interest]
+
+    # --- from one worker to another ----------------------------------------------------------------------------------
+
+    def _hand_over(self, worker: str, request: HandOver) -> Outgoing:
+        """Count connections for the heir instead: nobody else hears of it.
+
+        Where it has been done before, by a shard that has died, the heir has declared them (and stands in the request
+        no more), or has died with them.
+        """
+        ref, heir, number, certain, apps, channels = request
+        if heir not in self._workers and not certain:
+            return [(worker, HandedOver(ref, number, False, []))]
+        outgoing: Outgoing = [(worker, HandedOver(ref, number, True, []))]
+        if heir in self._workers:
+            outgoing.append((heir, Inherit(worker, ref, number, apps, channels, self._news(heir, channels))))
+            self.hold(heir, apps, channels)
+        for app_id, connected, attached in apps:
+            app = self._app(app_id)
+            app.connected[worker] -= connected
+            app.attached[worker] -= attached
+        for holding in channels:
+            app = self._app(holding.app)
+            app.subscriptions -= holding.subscriptions
+            channel = app.channels[holding.channel]
+            channel.release(worker, holding)
+            if not channel.interest:
+                del app.channels[holding.channel]
+        return outgoing
+
+    def _news(self, heir: str, channels: list[ChannelHolding]) -> list[tuple[str, str, list[Any]]]:
+        """Who is on the presence channels among these of which the heir has known nothing before."""
+        news = []
+        for holding in channels:
+            channel = self._app(holding.app).channels[holding.channel]
+            if holding.members and heir not in channel.interest and channel.users is not None:
+                news.append((holding.app, holding.channel, [user.id for user in channel.users.values()]))
+        return news
 
     # --- events ------------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from resonate.messages import (
     Member,
     MemberAdded,
     MemberRemoved,
+    Present,
     Publication,
     Publish,
     Refresh,
@@ -86,7 +87,7 @@ class Rig:
     def settle(self, app: str = "app", channel: str = "a") -> list[Event]:
         """What has come before the answer to a last question about a channel; nothing is left."""
         self.ask(lambda ref: Describe(ref, app, channel))
-        events: list[Event] = [event for event in self.events if not isinstance(event, Answer)]
+        events: list[Event] = [event for event in self.events if not isinstance(event, Answer | Present)]
         self.events.clear()
         return events
 

@@ -14,6 +14,7 @@ from resonate.messages import (
     Describe,
     Detach,
     Disconnect,
+    HandOver,
     Inspect,
     ListChannels,
     ListUsers,
@@ -46,7 +47,11 @@ OF_ALL = (ListChannels(1, "app1", "", False), Inspect(1))
 
 
 def test_every_request_has_a_home() -> None:
-    assert {type(request) for request in (*OF_CHANNELS, *OF_APPS, *OF_ALL)} == set(get_args(Request))
+    assert {type(request) for request in (*OF_CHANNELS, *OF_APPS, *OF_ALL)} | {HandOver} == set(get_args(Request))
+
+
+def test_a_hand_over_says_which_shard_it_is_for() -> None:
+    assert homes(HandOver(1, "w-2-2", 3, False, [], []), 4) == (3,)
 
 
 @pytest.mark.parametrize(

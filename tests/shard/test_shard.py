@@ -21,6 +21,7 @@ from resonate.messages import (
     Detach,
     Disconnect,
     Expel,
+    HandOver,
     Inspect,
     ListChannels,
     ListUsers,
@@ -59,7 +60,7 @@ def publish(shard: Shard, worker: str, channel: str, payload: bytes = b"e", ref:
 def test_every_request_has_a_handler() -> None:
     from resonate.shard.shard import _HANDLERS
 
-    assert {*_HANDLERS, Inspect} == set(Request.__args__)  # that one is about no app
+    assert {*_HANDLERS, HandOver, Inspect} == set(Request.__args__)  # those are about no app
 
 
 # --- connections -----------------------------------------------------------------------------------------------------
