@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class ResonateError(Exception):
@@ -34,6 +34,14 @@ class PusherError(ResonateError):
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
         super().__init__(f"{fault.code} {fault.message}")
+
+
+class SnapshotError(ResonateError):
+    """What another worker has sent of a connection is none."""
+
+
+#: What it raises to take such a thing apart; `SnapshotError` is made of it where a connection is.
+UNFIT: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class WebSocketError(ResonateError):

@@ -82,6 +82,10 @@ class Api:
         verify(app, request, path, query, now, self._grace)
         return handler(Call(app, query, request.body, arguments, self._refs, self._cache_ttl))
 
+    def app_of(self, app_id: str) -> App | None:
+        """The app of this id."""
+        return self._by_id.get(app_id)
+
     def app(self, key: str) -> App | None:
         """The app of a public key."""
         return self._by_key.get(key)

@@ -144,6 +144,11 @@ class BusLink:
         return f"shard {', '.join(away)} does not answer" if away else ""
 
     @property
+    def settled(self) -> bool:
+        """Whether nothing would have to be asked of a shard again, if it died now."""
+        return not any(peer.ledger.kept for peer in self._peers)
+
+    @property
     def greeting(self) -> bool:
         """Whether a shard is about to connect. libzmq ends the process when it finds no file for that."""
         return any(peer.state is State.GREETED for peer in self._peers)

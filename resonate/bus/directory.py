@@ -120,6 +120,10 @@ class RunDirectory:
         """The inbox of a process."""
         return self.path / name
 
+    def line(self, name: str) -> Path:
+        """Where a worker takes connections in from others."""
+        return self.path / f"h-{name.removeprefix('w-')}"
+
     def address(self, name: str) -> str:
         """The same, as ØMQ wants it."""
         return f"ipc://{self.path / name}"
@@ -138,7 +142,7 @@ class RunDirectory:
 
     def sweep(self) -> None:
         """Remove the files of processes that have ended."""
-        for name in (*self._names("w-"), *self._names("s")):
+        for name in (*self._names("w-"), *self._names("h-"), *self._names("s")):
             if name.count("-") == 2 and not alive(name):
                 self.forget(name)
 

@@ -74,6 +74,11 @@ class RequestReader:
         """Add what was received."""
         self._buffer += data
 
+    @property
+    def unread(self) -> bytes:
+        """What has not been consumed, and stays."""
+        return bytes(self._buffer)
+
     def rest(self) -> bytes:
         """Take what has not been consumed: it belongs to another protocol now."""
         data, self._buffer = self._buffer, bytearray()

@@ -15,6 +15,20 @@ class RateWindow:
         self._ends = 0.0
         self._count = 0
 
+    def snapshot(self, now: float) -> list[float]:
+        """Seconds that are left of the window, below 0 when it has ended, and what has been counted in it. No time is
+        among them: clocks differ between processes.
+        """
+        return [self._ends - now, self._count]
+
+    @classmethod
+    def restore(cls, rule: RateLimiting, snapshot: list[float], now: float) -> RateWindow:
+        """Go on with a window that another has opened; by a shorter rule it ends sooner. Raises `UNFIT`."""
+        made = cls(rule)
+        left, count = snapshot
+        made._ends, made._count = now + min(left, rule.decay_seconds), int(count)
+        return made
+
     def admits(self, now: float) -> bool:
         """Count one message; False when it is one too many in its window."""
         if now >= self._ends:

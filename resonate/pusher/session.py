@@ -116,6 +116,41 @@ class Session:
         effects.append(Disconnect(self.app.app_id))
         return effects
 
+    def holdings(self) -> list[tuple[str, Member | None]]:
+        """The channels that it is on, as a member or not; for the shards, which count them."""
+        return [(channel, held.member) for channel, held in self.subscriptions.items()]
+
+    def forget(self) -> None:
+        """The connection goes on in another worker, which holds from now on what it held."""
+        self.state = State.CLOSED
+        self.subscriptions = {}
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """All of it, as JSON can carry it, for `restore`. It is open, and no subscription is unanswered."""
+        return {
+            "id": self.id,
+            "user": self.user,
+            "ref": self._ref,
+            "subscriptions": [[channel, member and list(member)] for channel, member in self.holdings()],
+            "rate": None if self._rate is None else self._rate.snapshot(now),
+        }
+
+    @classmethod
+    def restore(cls, app: App, server: Server, snapshot: dict[str, Any], now: float) -> Session:
+        """Go on where another has stopped, by the rules of `app` as they are here. Raises `UNFIT` for what is no
+        snapshot.
+        """
+        made = cls(app, _text(snapshot["id"]), server)
+        made.state = State.OPEN
+        made.user = None if snapshot["user"] is None else _text(snapshot["user"])
+        made._ref = int(snapshot["ref"])
+        for channel, member in snapshot["subscriptions"]:
+            made.subscriptions[_text(channel)] = _PLAIN if member is None else _as_member(*member)
+        rate = snapshot.get("rate")
+        if made._rate is not None and rate is not None:
+            made._rate = RateWindow.restore(app.rate_limiting, rate, now)
+        return made
+
     def is_user(self, user: str) -> bool:
         """Whether this is a connection of `user`: by signing in, or as a member of a presence channel."""
         return self.user == user or any(
@@ -294,6 +329,20 @@ def _member(content: Any) -> Member:
     user, data = _user_of(content, "user_id"), dict(content)
     data.setdefault("user_info", None)
     return Member(user, data)
+
+
+def _as_member(user: Any, data: Any) -> Subscription:
+    """A subscription that has been handed over."""
+    if "user_id" not in data or "user_info" not in data:
+        raise ValueError("a member has no id, or no info")
+    return Subscription(Member(_text(user), dict(data)), 0, False)
+
+
+def _text(value: Any) -> str:
+    """What has to be one."""
+    if not isinstance(value, str):
+        raise TypeError(f"a string was expected, not {value!r}")
+    return value
 
 
 def _user_of(data: Any, key: str) -> str:

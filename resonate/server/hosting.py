@@ -35,6 +35,8 @@ _BUSY = HttpError(
 class HostedStream:
     """A transport as gunicorn and gevent-websocket want it: a socket that blocks the greenlet, and nobody else."""
 
+    movable = False  # the application holds it
+
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._buffer = bytearray()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from time import perf_counter, time
-from typing import Final
+from typing import Any, Final
 
 from resonate.api.routes import NOT_FOUND
 from resonate.counters import Snapshot
-from resonate.errors import Fault, HttpError
+from resonate.errors import UNFIT, Fault, HttpError, SnapshotError
 from resonate.http import (
     Continue,
     Foreign,
@@ -25,7 +25,7 @@ from resonate.pusher import events as wire
 from resonate.server import metrics
 from resonate.server.calls import AWAY
 from resonate.server.context import Context, Metrics, Nowhere, Rest, Route, Up, Upgrade, new_socket_id
-from resonate.server.pusher_connection import PusherConnection
+from resonate.server.pusher_connection import UNHEARD_S, PusherConnection
 from resonate.server.transport import Transport
 from resonate.settings import App
 from resonate.websocket import accept_upgrade, encode_close, encode_text
@@ -50,14 +50,26 @@ class HttpConnection:
     `route` says what a path means, where that is not `Context.route`.
     """
 
-    __slots__ = ("_advancing", "_began", "_busy", "_context", "_fresh", "_patience", "_reader", "_since", "_transport")
+    __slots__ = (
+        "_advancing",
+        "_began",
+        "_busy",
+        "_context",
+        "_fresh",
+        "_patience",
+        "_public",
+        "_reader",
+        "_since",
+        "transport",
+    )
 
     def __init__(
         self, context: Context, transport: Transport, route: Callable[[str], Route | None] | None = None
     ) -> None:
         self._context = context
-        self._transport = transport
+        self.transport = transport
         self._reader = RequestReader(route or context.route, context.settings.server.max_request_size)
+        self._public = route is None  # else another process may have no such listener
         self._busy: Request | None = None  # the request that is being answered
         self._advancing = False
         self._fresh = True  # whether nothing has been asked yet
@@ -67,7 +79,46 @@ class HttpConnection:
 
     def open(self) -> None:
         """A fresh connection: the first request must come in time."""
-        self._transport.check_after(self._context.settings.server.handshake_timeout)
+        self.transport.check_after(self._context.settings.server.handshake_timeout)
+
+    # --- from one worker to another ----------------------------------------------------------------------------------
+
+    @property
+    def movable(self) -> bool:
+        """Whether it could go on in another worker just now: no request is under way, nor its body."""
+        idle = self._busy is None and not self._advancing and not self._reader.in_body
+        return idle and self._public and self.transport.movable and not self.transport.congested
+
+    def snapshot(self) -> dict[str, Any]:
+        """All of it but the transport, as JSON can carry it, for `restore`."""
+        return {
+            "unread": self._reader.unread.decode("latin-1"),
+            "fresh": self._fresh,
+            "patience": self._patience,
+            "waited_s": self._context.reactor.wheel.now - self._since,
+        }
+
+    @classmethod
+    def restore(cls, context: Context, transport: Transport, snapshot: dict[str, Any]) -> HttpConnection:
+        """Go on where another worker has stopped. Raises SnapshotError."""
+        made = cls(context, transport)
+        try:
+            made._fresh = bool(snapshot.get("fresh"))
+            made._patience = int(snapshot.get("patience", context.keep_alive))
+            made._since -= int(snapshot["waited_s"])
+            made._reader.feed(snapshot["unread"].encode("latin-1"))
+        except UNFIT as error:
+            raise SnapshotError(f"no connection can be made of what another worker has sent: {error!r}") from None
+        return made
+
+    def settle(self) -> None:
+        """It lives here from now on: it is listened to, and its clock goes on."""
+        transport = self.transport
+        if transport.closed:  # it has broken on the way
+            return
+        transport.protocol = self
+        transport.check_after(UNHEARD_S)  # that says when the next check is due
+        self.drained()
 
     # --- input -------------------------------------------------------------------------------------------------------
 
@@ -76,7 +127,7 @@ class HttpConnection:
         reader = self._reader
         if self._busy is not None:  # it has asked once more: from here on it waits in the kernel
             reader.feed(data)
-            self._transport.pause_reading()
+            self.transport.pause_reading()
             return
         before = (reader.in_request, reader.in_body)
         reader.feed(data)
@@ -91,7 +142,7 @@ class HttpConnection:
 
     def _advance(self) -> None:
         """Serve what has been read, until a request is under way or bytes are missing."""
-        transport = self._transport
+        transport = self.transport
         self._advancing = True
         while self._busy is None and transport.protocol is self and not transport.congested:
             item = self._reader.next()
@@ -117,7 +168,7 @@ class HttpConnection:
 
     def drained(self) -> None:
         """The client has read its answers: on to its next request."""
-        self._transport.resume_reading()
+        self.transport.resume_reading()
         self._advance()
 
     # --- requests ----------------------------------------------------------------------------------------------------
@@ -159,14 +210,14 @@ class HttpConnection:
         try:
             self._respond(AWAY if snapshots is None else metrics.response(snapshots))
         except Exception:  # they come from other processes: whoever hands them on is not to suffer
-            self._transport.fail()
+            self.transport.fail()
 
     def _nowhere(self, request: Request) -> None:
         self._respond(NOT_FOUND)
 
     def _respond(self, response: Response) -> None:
         request = self._busy
-        transport = self._transport
+        transport = self.transport
         if request is None or transport.closed:
             return
         self._busy = None
@@ -192,17 +243,17 @@ class HttpConnection:
 
     def _refuse(self, error: HttpError) -> None:
         self._context.stats.responses[error.status] += 1
-        self._transport.write(encode(error_response(error), keep_alive=False))
-        self._transport.close()
+        self.transport.write(encode(error_response(error), keep_alive=False))
+        self.transport.close()
 
     def _pass_on(self, data: bytes) -> None:
-        transport = self._transport
+        transport = self.transport
         transport.reactor.wheel.cancel(transport)
         self._context.hosting.serve(transport, data, self._resume)
 
     def _resume(self, data: bytes) -> None:
         """The hosted application has answered its request, and the connection lives on."""
-        transport = self._transport
+        transport = self.transport
         transport.protocol = self
         self._since = self._context.reactor.wheel.now
         self._patience = self._context.keep_alive
@@ -215,7 +266,7 @@ class HttpConnection:
     def _upgrade(self, request: Request) -> None:
         """Answer the handshake. Refusals of the app come after it: clients read their codes, not HTTP's."""
         answer = accept_upgrade(request.method, request.version, request.headers)
-        transport, context = self._transport, self._context
+        transport, context = self.transport, self._context
         self._busy = None
         context.stats.responses[101] += 1
         transport.write(answer)
@@ -228,7 +279,7 @@ class HttpConnection:
             self._become_websocket(app)
 
     def _become_websocket(self, app: App) -> None:
-        transport, context = self._transport, self._context
+        transport, context = self.transport, self._context
         connection = PusherConnection(context, transport, app, new_socket_id())
         transport.protocol = connection
         connection.open()
@@ -240,9 +291,9 @@ class HttpConnection:
         stats = self._context.stats
         stats.errors[fault.code] += 1
         stats.messages_sent += 1
-        self._transport.write(encode_text(wire.error(fault)))
-        self._transport.write(encode_close(fault.code, fault.message))
-        self._transport.close()
+        self.transport.write(encode_text(wire.error(fault)))
+        self.transport.write(encode_close(fault.code, fault.message))
+        self.transport.close()
 
     # --- the end and the clock ---------------------------------------------------------------------------------------
 
@@ -252,13 +303,13 @@ class HttpConnection:
         Half a request, or the first of a new connection, has a moment more to come.
         """
         if self._busy is None:
-            self._transport.poll()
-        if self._busy is not None or self._transport.closed:
+            self.transport.poll()
+        if self._busy is not None or self.transport.closed:
             return
         if self._reader.in_request or self._fresh:
-            self._transport.check_after(STOP_PATIENCE_S)
+            self.transport.check_after(STOP_PATIENCE_S)
         else:
-            self._transport.close()
+            self.transport.close()
 
     def lost(self) -> None:
         """Nobody waits for an answer any more."""
@@ -279,12 +330,12 @@ class HttpConnection:
         if part:
             self._refuse(HttpError(408, f"The {part} of the request did not come within {patience} s.", close=True))
         else:
-            self._transport.close()
+            self.transport.close()
         return 0
 
     def _waiting_for(self, handshake_timeout: int) -> tuple[str, int]:
         """What must come next, and within how many seconds; nothing is said where it is the client's turn to read."""
-        if self._transport.congested:
+        if self.transport.congested:
             return "", self._context.keep_alive
         if self._reader.in_body:
             return "body", BODY_TIMEOUT_S

@@ -19,8 +19,11 @@ from resonate.messages import (
     Disconnect,
     Event,
     Expel,
+    HandedOver,
+    Inherit,
     MemberAdded,
     MemberRemoved,
+    Present,
     Publication,
     Request,
     Subscribed,
@@ -53,6 +56,37 @@ class Client(Protocol):
     def expel(self) -> None: ...
 
 
+class Movers(Protocol):
+    """What the hub needs of those who see to connections that change their worker."""
+
+    @property
+    def expecting(self) -> bool:
+        """Whether connections are on their way to this worker, and miss what is heard."""
+
+    @property
+    def full(self) -> bool:
+        """Whether so much is kept for those that no more should be taken in."""
+
+    def handed_over(self, event: HandedOver) -> None: ...
+    def inherit(self, event: Inherit) -> None: ...
+    def heard(self, event: Publication | MemberAdded | MemberRemoved | Present | Expel) -> None: ...
+
+
+class _Nobody:
+    """Nobody moves."""
+
+    expecting = full = False
+
+    def handed_over(self, event: HandedOver) -> None:
+        pass
+
+    def inherit(self, event: Inherit) -> None:
+        pass
+
+    def heard(self, event: Publication | MemberAdded | MemberRemoved | Present | Expel) -> None:
+        pass
+
+
 class Hub:
     """`send` takes a request to its shard, `answer` what REST calls wait for; `trace` is told of each broadcast.
 
@@ -69,6 +103,7 @@ class Hub:
         stats: Stats,
     ) -> None:
         self.clients: dict[str, Client] = {}
+        self.movers: Movers = _Nobody()
         self._channels: dict[tuple[str, str], dict[Transport, None]] = {}
         self._inbox: deque[Event] = deque()
         self._again = loop.timer(0)
@@ -86,8 +121,11 @@ class Hub:
             Answer: answer,
             Connected: self._connected,
             Expel: self._expel,
+            HandedOver: lambda event: self.movers.handed_over(event),
+            Inherit: lambda event: self.movers.inherit(event),
             MemberAdded: self._member_added,
             MemberRemoved: self._member_removed,
+            Present: self._heard,
             Publication: self._publication,
             Subscribed: self._subscribed,
         }
@@ -102,6 +140,10 @@ class Hub:
         """It has gone; its subscriptions have been given up with `leave`."""
         self.clients.pop(client.session.id, None)
 
+    def join(self, app: str, channel: str, transport: Transport) -> None:
+        """A connection is on a channel, and hears what comes from now on."""
+        self._channels.setdefault((app, channel), {})[transport] = None
+
     def leave(self, app: str, channel: str, transport: Transport) -> None:
         """A connection is off a channel."""
         subscribers = self._channels.get((app, channel))
@@ -115,7 +157,7 @@ class Hub:
     @property
     def full(self) -> bool:
         """Whether so much waits to be delivered that no more should be taken from the shards; see `pause`."""
-        return len(self._inbox) > BEHIND
+        return len(self._inbox) > BEHIND or self.movers.full
 
     @property
     def behind(self) -> bool:
@@ -201,13 +243,20 @@ class Hub:
         self._targets = None
         return True
 
+    def _heard(self, event: Publication | MemberAdded | MemberRemoved | Present | Expel) -> None:
+        if self.movers.expecting:
+            self.movers.heard(event)
+
     def _publication(self, event: Publication) -> None:
+        self._heard(event)
         self._broadcast(event.app, event.channel, event.payload, event.except_)
 
     def _member_added(self, event: MemberAdded) -> None:
+        self._heard(event)
         self._broadcast(event.app, event.channel, wire.member_added(event.channel, event.data), event.except_)
 
     def _member_removed(self, event: MemberRemoved) -> None:
+        self._heard(event)
         self._broadcast(event.app, event.channel, wire.member_removed(event.channel, event.id), None)
 
     def _connected(self, answer: Connected) -> None:
@@ -220,9 +269,10 @@ class Hub:
     def _subscribed(self, answer: Subscribed) -> None:
         client = self.clients.get(answer.socket)
         if client is not None and client.subscribed(answer):
-            self._channels.setdefault((answer.app, answer.channel), {})[client.transport] = None
+            self.join(answer.app, answer.channel, client.transport)
 
     def _expel(self, event: Expel) -> None:
+        self._heard(event)
         for client in list(self.clients.values()):
             if client.session.app.app_id == event.app and client.session.is_user(event.user):
                 client.expel()

@@ -62,6 +62,11 @@ class Membership:
         """Whether a shard is about to connect: no client should take the last file before it."""
         return self._bus is not None and self._bus.greeting
 
+    @property
+    def settled(self) -> bool:
+        """Whether everybody has heard of everything that this worker has asked for."""
+        return self._bus is None or self._bus.settled
+
     def beat(self, counters: dict[str, Any]) -> None:
         """A second has passed; `counters` are what this worker has counted."""
         if self._local is not None:

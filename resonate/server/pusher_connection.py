@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from resonate.errors import Fault
+from resonate.errors import UNFIT, Fault, SnapshotError
 from resonate.messages import Connected, Publish, Refresh, Request, Subscribe, Subscribed, Unsubscribe
 from resonate.pusher import Close, Effect, Session
 from resonate.pusher import events as wire
@@ -20,6 +20,8 @@ from resonate.websocket import protocol as websocket
 TERMINATED: Final = 4009
 #: Replies that may wait for the shard; then the client has to wait too.
 MOST_REPLIES: Final = 100
+#: No deadline strikes sooner after a move, in seconds: what has come on the way has to be heard first.
+UNHEARD_S: Final = 2
 
 
 class PusherConnection:
@@ -56,6 +58,63 @@ class PusherConnection:
         self.transport.eager = False
         self.transport.check_after(self.session.app.ping_interval)
         self._apply(self.session.open())
+
+    # --- from one worker to another ----------------------------------------------------------------------------------
+
+    @property
+    def movable(self) -> bool:
+        """Whether it could go on in another worker just now: nothing that it has asked for is unanswered."""
+        answered = not self._asked and self._replies is None
+        return answered and self.session.state is State.OPEN and self.transport.movable
+
+    def snapshot(self) -> dict[str, Any]:
+        """All of it but the transport, as JSON can carry it, for `restore`."""
+        now = self._context.reactor.wheel.now
+        return {
+            "session": self.session.snapshot(now),
+            "websocket": self._websocket.snapshot(),
+            "postponed": None if self._postponed is None else websocket.to_json(self._postponed),
+            "silent_s": now - self._heard,
+            "pinged": self._pinged,
+            "controls": self._controls,
+        }
+
+    @classmethod
+    def restore(cls, context: Context, transport: Transport, app: App, snapshot: dict[str, Any]) -> PusherConnection:
+        """Go on where another worker has stopped; nothing is said or asked. Raises SnapshotError."""
+        made = cls(context, transport, app, "")
+        now, interval = context.reactor.wheel.now, app.ping_interval
+        try:
+            made.session = Session.restore(app, context.settings.server, snapshot["session"], now)
+            made._websocket = WebSocket.restore(app.max_message_size, snapshot["websocket"])
+            postponed = snapshot.get("postponed")
+            made._postponed = None if postponed is None else websocket.from_json(postponed)
+            silent_s = int(snapshot["silent_s"])
+            made._heard = now - silent_s
+            # Where the interval has become shorter there would be no time left for the answer: then it is asked again.
+            made._pinged = bool(snapshot.get("pinged")) and silent_s < 2 * interval
+            made._controls = bool(snapshot.get("controls"))
+        except UNFIT as error:
+            raise SnapshotError(f"no connection can be made of what another worker has sent: {error!r}") from None
+        return made
+
+    def settle(self) -> None:
+        """It lives here from now on: hears what is said on its channels, is listened to, and its clock goes on."""
+        hub, session, transport = self._context.hub, self.session, self.transport
+        if transport.closed:  # it has broken on the way
+            self.lost()
+            return
+        transport.protocol = self
+        transport.eager = False
+        hub.add(self)
+        for channel in session.subscriptions:
+            hub.join(session.app.app_id, channel, transport)
+        due = self._heard + session.app.ping_interval * (2 if self._pinged else 1)
+        transport.check_after(max(UNHEARD_S, due - self._context.reactor.wheel.now))
+        if transport.ended:
+            self.ended()
+        elif not transport.congested:
+            self.drained()
 
     # --- from the client ---------------------------------------------------------------------------------------------
 
@@ -96,6 +155,8 @@ class PusherConnection:
 
     def drained(self) -> None:
         """The client has read, or the hub has caught up, or a shard has answered: go on where it had to wait."""
+        if self.transport.protocol is not self:  # the hub has called back too late: it is on its way elsewhere
+            return
         events, self._postponed = self._postponed, None
         if events is not None:
             self._act(events)

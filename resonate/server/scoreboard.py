@@ -1,4 +1,4 @@
-"""What workers let the master see: a few numbers in memory that all of them share, without a message or a lock."""
+"""What workers let the master see, and who inherits from whom: numbers in memory that all share, without a lock."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from typing import Final
 
 _FIELD: Final = 8  # bytes; an aligned store of 8 is one instruction, so a reader sees the old value or the new one
-_COLUMNS: Final = 4  # of a row, the last one unused: rows do not straddle two cache lines
-_READY, _CONNECTIONS, _GENERATION = range(3)
+_COLUMNS: Final = 4  # of a row; they fill half a cache line, so no row straddles two
+_READY, _CONNECTIONS, _GENERATION, _HEIR = range(_COLUMNS)
 _WORKER_RESTARTS, _SHARD_RESTARTS = range(2)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A worker as it has reported itself."""
+    """A worker as it has reported itself. `heir` is the master's: the pid of who takes its connections, 0 for none."""
 
     ready: bool = False
     connections: int = 0
     generation: int = 0
+    heir: int = 0
 
 
 @dataclass(frozen=True)
@@ -30,36 +31,42 @@ class Restarts:
 
 
 class Scoreboard:
-    """One row for each of `slots` worker slots and one for the master.
+    """So many rows for workers, and one for the master.
 
-    To be made before the forks: the mapping is anonymous, so children share it and it takes no space on a disk. Each
-    field has one writer: the worker in that slot while it lives, the master before and after.
+    A row is a worker's for its life, whatever its slot: during a reload two workers are in one slot. To be made before
+    the forks: the mapping is anonymous, so children share it and it takes no space on a disk. Each field has one
+    writer: the worker, or the master for the heir; before and after the worker's life the master.
     """
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
-        memory = mmap.mmap(-1, (slots + 1) * _COLUMNS * _FIELD)
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        memory = mmap.mmap(-1, (rows + 1) * _COLUMNS * _FIELD)
         self._cells = memoryview(memory).cast("q")
-        self._common = slots * _COLUMNS
+        self._common = rows * _COLUMNS
 
     def report(
-        self, slot: int, *, ready: bool | None = None, connections: int | None = None, generation: int | None = None
+        self, row: int, *, ready: bool | None = None, connections: int | None = None, generation: int | None = None
     ) -> None:
-        """The worker in `slot` says how it is; None leaves a field as it was. IndexError: there is no such slot."""
-        start = self._start(slot)
+        """A worker says in its row how it is; None leaves a field as it was. IndexError: there is no such row."""
+        start = self._start(row)
         for column, value in ((_CONNECTIONS, connections), (_GENERATION, generation), (_READY, ready)):
             if value is not None:
                 self._cells[start + column] = int(value)
 
-    def row(self, slot: int) -> Row:
-        """What the worker in `slot` has said last. IndexError: there is no such slot."""
-        start = self._start(slot)
-        ready, connections, generation = self._cells[start : start + 3]
-        return Row(bool(ready), connections, generation)
+    def name_heir(self, row: int, pid: int) -> None:
+        """The master says who takes that worker's connections, once it is told to go; 0 for nobody."""
+        self._cells[self._start(row) + _HEIR] = pid
 
-    def clear(self, slot: int) -> None:
+    def row(self, row: int) -> Row:
+        """What has been said there last. IndexError: there is no such row."""
+        start = self._start(row)
+        ready, connections, generation, heir = self._cells[start : start + _COLUMNS]
+        return Row(bool(ready), connections, generation, heir)
+
+    def clear(self, row: int) -> None:
         """The master forgets a worker that has gone."""
-        self.report(slot, ready=False, connections=0, generation=0)
+        self.report(row, ready=False, connections=0, generation=0)
+        self.name_heir(row, 0)
 
     def connections(self) -> int:
         """Of all workers together."""
@@ -75,7 +82,7 @@ class Scoreboard:
         """What the master has replaced."""
         return Restarts(*self._cells[self._common : self._common + 2])
 
-    def _start(self, slot: int) -> int:
-        if not 0 <= slot < self.slots:
-            raise IndexError(f"no slot {slot} of {self.slots}")
-        return slot * _COLUMNS
+    def _start(self, row: int) -> int:
+        if not 0 <= row < self.rows:
+            raise IndexError(f"no row {row} of {self.rows}")
+        return row * _COLUMNS

@@ -23,8 +23,10 @@ from resonate.server.calls import Calls
 from resonate.server.context import Collect, Context, Health, Hosting, metrics_route
 from resonate.server.http_connection import HttpConnection
 from resonate.server.hub import Hub
+from resonate.server.line import Recipient, Sender
 from resonate.server.listener import Listener, listen_for_metrics
 from resonate.server.membership import Membership
+from resonate.server.moving import Movers
 from resonate.server.scoreboard import Scoreboard
 from resonate.server.stats import Stats
 from resonate.server.trace import Tracer
@@ -59,7 +61,7 @@ class Slot(NamedTuple):
     """Where a worker reports itself to the master of `resonate start`."""
 
     scoreboard: Scoreboard
-    number: int
+    row: int
     generation: int
 
 
@@ -107,6 +109,7 @@ class Service:
         tracer = Tracer(log) if log.isEnabledFor(logging.DEBUG) else None
         hub = Hub(loop, log, link.send, calls.answer, tracer.broadcast if tracer else None, stats)
         self._membership.connect(hub)
+        self._directory = shared.directory
         self.context = Context(
             settings=settings,
             log=log,
@@ -122,6 +125,8 @@ class Service:
             collect=_collector(calls, refs),
             keep_alive=keep_alive,
         )
+        self._movers = hub.movers = Movers(self.context, shared.shards)
+        self._recipient = Recipient(self._movers, shared.directory, self._membership.name, log, self._ready)
 
     def open(self, sockets: Iterable[SocketType], secure: Any) -> None:
         """Accept on these listening sockets, over TLS where `secure` is a context; and let time pass."""
@@ -135,20 +140,50 @@ class Service:
         for seconds, first, callback in ((1, 1, self._second), (COUNTING_S, COUNTING_S, self._count)):
             self._start_timer(first, seconds, callback)
         self._booting = self._start_timer(0, BOOT_LOOK_S, self._boot)
+        self._recipient.open()
 
     def _greeting(self) -> bool:
         return self._membership.greeting
 
-    def refuse(self) -> None:
-        """Accept those who are waiting, then nobody any more."""
-        self.context.health.stop()
-        for listener in self._listeners:
+    def _ready(self) -> bool:
+        return not self.context.health.reason
+
+    def sender(self, heir: str) -> Sender:
+        """What takes connections to that worker."""
+        return Sender(self.context, self._movers, self._directory, self._membership.name, heir)
+
+    @property
+    def name(self) -> str:
+        """How this worker is known to others."""
+        return self._membership.name
+
+    def yield_(self) -> None:
+        """Accept those who are waiting, then nobody any more, from the network or from other workers."""
+        self._recipient.leave()
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
             listener.finish()
+
+    def refuse(self) -> None:
+        """The connections that are left come to their end here."""
+        self.yield_()
+        self.context.health.stop()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are connections here, or on their way."""
+        return bool(self.context.reactor.transports or self._movers.expecting or self._movers.origins)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everybody has heard of everything that this worker has asked for."""
+        return self._membership.settled
 
     def close(self) -> None:
         """All connections have gone."""
         for timer in self._timers:
             timer.stop()
+        self._recipient.close()
         self._membership.close()
 
     def _opener(self, secure: Any, route: Any = None) -> Callable[[SocketType], None]:
@@ -182,6 +217,7 @@ class Service:
         context.reactor.wheel.advance()
         context.calls.tick()
         context.stats.tick(time.monotonic())
+        self._movers.tick()
         self._membership.beat(self._counted())
         if self._starter is not None:
             self._starter.beat()
@@ -198,9 +234,9 @@ class Service:
     def _report(self) -> None:
         """Let the master see how this worker is."""
         if self._slot is not None:
-            board, number, generation = self._slot
+            board, row, generation = self._slot
             ready, connections = not self.context.health.reason, len(self.context.hub.clients)
-            board.report(number, ready=ready, connections=connections, generation=generation)
+            board.report(row, ready=ready, connections=connections, generation=generation)
 
     def _count(self) -> None:
         context = self.context

@@ -6,11 +6,15 @@ kept, up to a limit; a peer that is slower than that is cut off, and nobody else
 
 from __future__ import annotations
 
+import os
 from _socket import SHUT_WR, SocketType
 from collections import deque
+from contextlib import suppress
 from logging import Logger
 from time import perf_counter
 from typing import Any, Final, Protocol
+
+from gevent import monkey
 
 from resonate.server.timers import Wheel
 
@@ -24,6 +28,8 @@ SLICE_S: Final = 0.005
 LINGER_S: Final = 3
 #: The same for a peer that has not been reading: it may need longer to find our last words.
 CUT_S: Final = 10
+
+_epoll: Final = monkey.get_original("select", "epoll")  # gunicorn's patching takes it away
 
 
 class ConnectionProtocol(Protocol):
@@ -50,9 +56,15 @@ class ConnectionProtocol(Protocol):
     def check(self, now: int) -> int:
         """A deadline may have passed; returns the tick of the next check, 0 for none."""
 
+    @property
+    def movable(self) -> bool:
+        """Whether the connection could go on in another process just now."""
+
 
 class _Nobody:
-    """Speaks on a transport that is gone."""
+    """Speaks on a transport that is gone, or is not at home yet."""
+
+    movable = False
 
     def received(self, data: bytes) -> None:
         pass
@@ -142,6 +154,14 @@ class Reactor:
         self.wheel = Wheel()
         self.flusher = Flusher(loop)
         self.transports: set[Transport] = set()
+
+    def unwatch(self, descriptor: int) -> None:
+        """To be called for one that lives on in another process. libev leaves it to `close` to take a descriptor off
+        the kernel's list, and that does so only where it is the last one: at the next event libev would find that it is
+        told of a stranger, and would make the whole list anew.
+        """
+        with suppress(OSError), _epoll.fromfd(os.dup(self.loop.fileno())) as registered:
+            registered.unregister(descriptor)
 
 
 class Transport:
@@ -246,6 +266,33 @@ class Transport:
         except Exception:
             self.fail()
             return 0
+
+    # --- from one process to another ---------------------------------------------------------------------------------
+
+    @property
+    def movable(self) -> bool:
+        """Whether another process could go on with it just now: not when it is coming to its end, as it does also when
+        something has been dropped.
+        """
+        return not (self._closing or self._over or self._broken)
+
+    def release(self) -> tuple[int, bytes]:
+        """Leave it to another process: its descriptor, which stays open, and what has not been sent. Here it is dead,
+        and the protocol is not told. Only while it is `movable`; `flush` it first to learn that late.
+        """
+        unsent = b"".join(self._out or self._queue or ())
+        self._wind_up()
+        self.reactor.unwatch(self.sock.fileno())
+        return self.sock.detach(), unsent
+
+    def adopt(self, unsent: bytes, ended: bool) -> None:
+        """It was another process's: `unsent` has been written there and goes first, `ended` says that the peer has
+        closed its side. Nothing is read, and nobody told of anything, until `protocol` is set.
+        """
+        self.protocol = _NOBODY
+        self._ended = ended
+        if unsent:
+            self.write(unsent)
 
     # --- output ------------------------------------------------------------------------------------------------------
 
@@ -411,18 +458,24 @@ class Transport:
         """Cut the connection now. Harmless when repeated."""
         if self.sock.fileno() < 0:
             return
+        protocol = self.protocol
+        self._wind_up()
+        self.sock.close()
+        try:
+            protocol.lost()
+        except Exception:
+            self.reactor.log.exception("a connection could not be wound up")
+
+    def _wind_up(self) -> None:
+        """Leave the reactor, all but the descriptor. Whoever calls later finds nothing to do."""
         self.reactor.wheel.cancel(self)
         self.reactor.transports.discard(self)
         self._closing = self._mute = True
+        self._over = self._broken = False
         self._out = self._queue = None
         self._size = 0
         self._reader.stop()
         self._reader.close()
         if self._writer is not None:
             self._stop_writing()
-        self.sock.close()
-        protocol, self.protocol = self.protocol, _NOBODY  # and not a cycle: memory comes back at once
-        try:
-            protocol.lost()
-        except Exception:
-            self.reactor.log.exception("a connection could not be wound up")
+        self.protocol = _NOBODY  # and not a cycle: memory comes back at once

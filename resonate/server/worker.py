@@ -26,6 +26,7 @@ from resonate.server.context import Context
 from resonate.server.hosted_websocket import WEBSOCKET_DONE, WebSocketRoutes
 from resonate.server.hosting import Hosting
 from resonate.server.page import CONSOLE, StartPage
+from resonate.server.retirement import Heirs, NamedHeir, NoHeirs, Retirement, YoungerSiblings
 from resonate.server.scoreboard import Scoreboard
 from resonate.server.service import Service, Shared, Slot, share
 from resonate.server.transport import Reactor
@@ -48,11 +49,12 @@ DRAIN_BATCH: Final = 100
 class Worker(GeventWorker):  # type: ignore[misc]
     """Serves the Pusher protocol and the hosted WSGI application on gunicorn's listening sockets.
 
-    The settings are those of the application that the master runs (`resonate start`), which also sets `slot` and
-    `scoreboard`, and starts the shards.
+    The settings are those of the application that the master runs (`resonate start`), which also sets `slot`,
+    `generation`, `scoreboard` and the `row` in it, and starts the shards.
     """
 
     slot = 0
+    row = 0  # of the scoreboard
     generation = 1
     sharded = False  # whether shards are processes although this worker may be the only one
     scoreboard: Scoreboard | None = None
@@ -132,9 +134,21 @@ class Worker(GeventWorker):  # type: ignore[misc]
         while self.alive:
             self.notify()
             self._stopping.wait(1.0)
+        self._retire(service)
         service.refuse()
         self._drain(service.context.reactor, service.context.settings.server.drain_timeout)
         service.close()
+
+    def _retire(self, service: Service) -> None:
+        """Hand the connections over, if there is somebody to take them."""
+        retirement = Retirement(service, self.heirs(), self.notify, self.log.error_log)
+        retirement.run(self._settings.server.drain_timeout)
+
+    def heirs(self) -> Heirs:
+        """Who may take the connections over."""
+        if self.scoreboard is None:
+            return NoHeirs()
+        return NamedHeir(self.scoreboard, self.row)
 
     def _service(self) -> Service:
         """What runs here. Where it cannot be made, the master, which tries again at once, is slowed down."""
@@ -156,7 +170,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             KEEP_ALIVE_S if cfg.keepalive == GUNICORN_KEEP_ALIVE_S else cfg.keepalive,
             sharded=self.sharded or cfg.workers > 1,
             starter=self.starter(),
-            slot=None if self.scoreboard is None else Slot(self.scoreboard, self.slot, self.generation),
+            slot=None if self.scoreboard is None else Slot(self.scoreboard, self.row, self.generation),
         )
 
     def _drain(self, reactor: Reactor, timeout: int) -> None:
@@ -238,6 +252,10 @@ class GunicornWorker(Worker):
     def shared(self) -> Shared:
         """What was made in the master."""
         return self._shared
+
+    def heirs(self) -> Heirs:
+        """Those whom the same master has started later."""
+        return YoungerSiblings(self.ppid, self.cfg.workers)
 
     def starter(self) -> ShardStarter | None:
         """gunicorn's master knows of no shards: the workers start them."""

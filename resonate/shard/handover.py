@@ -103,6 +103,10 @@ class Departure:
         """One for each shard, also where nothing is held: so the heir knows when it has heard of all."""
         return [HandOver(self.ref, self.heir, shard, False, *held) for shard, held in enumerate(self._holdings)]
 
+    def channels(self, shard: int) -> set[tuple[str, str]]:
+        """Those that have their home there."""
+        return {(held.app, held.channel) for held in self._holdings[shard].channels}
+
     def answered(self, answer: HandedOver) -> None:
         """A shard has done it, or not."""
         self._outcomes[answer.shard] = answer.done

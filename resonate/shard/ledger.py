@@ -101,6 +101,11 @@ class Ledger:
         return self.few and len(self._under_way) > len(self._unsent)
 
     @property
+    def kept(self) -> bool:
+        """Whether there are requests of which not everybody has heard."""
+        return bool(self._under_way or self._done)
+
+    @property
     def behind(self) -> bool:
         """Whether so much is under way that clients should not be listened to."""
         return len(self._under_way) > BEHIND

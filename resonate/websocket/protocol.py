@@ -7,7 +7,8 @@ that has outgrown `limit` is dropped as it comes instead of being kept.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 from resonate.errors import WebSocketError
 from resonate.websocket.frames import (
@@ -86,6 +87,31 @@ class WebSocket:
         self._fragments: bytearray | None = None  # a fragmented message so far; its length counts even when dropped
         self._utf8 = True  # whether the fragmented message is text
         self._skip: _Skip | None = None  # a message over the limit, being dropped
+
+    def snapshot(self) -> dict[str, Any]:
+        """What has begun and not ended, as JSON can carry it (bytes as latin-1), for `restore`."""
+        skip = self._skip
+        return {
+            "buffer": _text(self._buffer),
+            "fragments": _text(self._fragments),
+            "utf8": self._utf8,
+            "skip": None if skip is None else [skip.seen, skip.payload, skip.final],
+        }
+
+    @classmethod
+    def restore(cls, limit: int, snapshot: dict[str, Any]) -> WebSocket:
+        """Go on where another has stopped, perhaps with another limit. Raises `UNFIT` for what is no snapshot."""
+        made = cls(limit)
+        made._buffer = _bytes(snapshot["buffer"])
+        made._fragments = _bytes(snapshot["fragments"])
+        made._utf8 = bool(snapshot["utf8"])
+        if snapshot["skip"] is not None:
+            seen, payload, final = snapshot["skip"]
+            skip = made._skip = _Skip(int(seen))
+            skip.payload, skip.final = int(payload), bool(final)
+            if made._fragments is not None or not 0 <= skip.payload <= skip.seen:
+                raise ValueError("a message is kept and dropped at once, or shorter than a part of it")
+        return made
 
     def receive(self, data: bytes) -> list[Event]:
         """Return the events that `data` completes, in order. After `Fail` the connection must be closed and not fed."""
@@ -213,6 +239,38 @@ class _Skip:
         self.seen = seen
         self.payload = 0
         self.final = False
+
+
+def _text(data: bytearray | None) -> str | None:
+    return None if data is None else data.decode("latin-1")
+
+
+def _bytes(text: str | None) -> bytearray | None:
+    return None if text is None else bytearray(text, "latin-1")
+
+
+def to_json(events: list[Event]) -> list[list[Any]]:
+    """Events that have been parsed and not acted upon, as JSON can carry them, for `from_json`."""
+    return [
+        [type(event).__name__, *(item.decode("latin-1") if isinstance(item, bytes) else item for item in event)]
+        for event in events
+    ]
+
+
+def from_json(rows: list[list[Any]]) -> list[Event]:
+    """The opposite. Raises `UNFIT` for what is none."""
+    return [_READERS[name](*fields) for name, *fields in rows]
+
+
+#: Events by the names under which they travel.
+_READERS: Final[dict[str, Callable[..., Event]]] = {
+    "Message": lambda data: Message(data.encode("latin-1")),
+    "Oversized": Oversized,
+    "Ping": lambda payload: Ping(payload.encode("latin-1")),
+    "Pong": lambda payload: Pong(payload.encode("latin-1")),
+    "Close": lambda code, reason: Close(None if code is None else int(code), str(reason)),
+    "Fail": lambda code, reason: Fail(int(code), str(reason)),
+}
 
 
 def _message(data: bytes, utf8: bool) -> Message:

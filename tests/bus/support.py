@@ -17,7 +17,7 @@ from gevent.core import loop as gevent_loop
 from resonate import __version__
 from resonate.bus.directory import RunDirectory, identity
 from resonate.encoding import decode, encode
-from resonate.messages import Event, Frame, Parcel
+from resonate.messages import Event, Frame, Parcel, Present
 from tests.support.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -208,4 +208,4 @@ class Receiver:
         self.resume = resume
 
     def receive(self, events: list[Event]) -> None:
-        self.events += events
+        self.events += [event for event in events if not isinstance(event, Present)]  # no client is told of that

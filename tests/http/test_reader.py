@@ -150,3 +150,21 @@ def test_the_reader_knows_where_it_stands() -> None:
         steps.append((reader.in_request, reader.in_body))
     nothing, in_head, in_body = (False, False), (True, False), (True, True)
     assert steps == [nothing, nothing, in_head, in_body, in_body, nothing, in_body, in_body, nothing]
+
+
+# --- what another reader goes on with --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ACCEPTED, ids=[row.name for row in ACCEPTED])
+def test_another_reader_may_go_on_between_bodies(row: Accepted) -> None:
+    reader, items = RequestReader(ours, MAX_BODY), list[Item]()
+    for octet in octets(row.sent):
+        if not reader.in_body:
+            unread, other = reader.unread, RequestReader(ours, MAX_BODY)
+            assert reader.unread == unread  # it is not taken
+            other.feed(unread)
+            reader = other
+        reader.feed(octet)
+        while (item := reader.next()) is not None:
+            items.append(item)
+    assert items == row.requests

@@ -55,6 +55,9 @@ class Loop:
         watcher.start = lambda callback: None  # type: ignore[method-assign]
         return watcher
 
+    def fileno(self) -> int:
+        return -1  # it has no poller
+
     def run_callback(self, callback: Callable[[], None]) -> None:
         self.waiting.append(callback)
 

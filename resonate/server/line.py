@@ -1,0 +1,228 @@
+"""The line between two workers, over which connections go from one to the other: a unix socket with descriptors."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Callable, Iterator
+from itertools import islice
+from logging import Logger
+from typing import Any, Final, TypeVar
+
+import gevent
+import orjson
+from gevent import socket as gsocket
+
+from resonate.bus.directory import RunDirectory, alive, is_worker
+from resonate.errors import SnapshotError
+from resonate.server.context import Context
+from resonate.server.http_connection import HttpConnection
+from resonate.server.luggage import Bag, Luggage, packed
+from resonate.server.moving import Group, Movers
+from resonate.server.pusher_connection import PusherConnection
+from resonate.websocket import encode_close
+
+#: Connections that are handed over at a time: none of them is served until all of them are there.
+BATCH: Final = 200
+#: Bytes and descriptors of one message; the kernel takes 253 descriptors, and some 200 KB.
+PIECE: Final = 64 * 1024
+DESCRIPTORS: Final = 200
+#: The longest luggage that an heir takes: so much may have been written to BATCH slow clients, and not been sent.
+LONGEST: Final = 512 * 1024 * 1024
+#: How long the other side may take, in seconds.
+PATIENCE_S: Final = 10.0
+#: Between two looks for connections that can go, where those that are left cannot, in seconds.
+LOOK_S: Final = 0.02
+
+_ROOM: Final = socket.CMSG_SPACE(4 * DESCRIPTORS)
+_MORE, _LAST = b"+", b"."
+
+Connection = TypeVar("Connection", PusherConnection, HttpConnection)
+
+
+class Sender:
+    """The old worker's end: hands over what can go to `heir`. `left` is called now and then, to be seen alive."""
+
+    def __init__(self, context: Context, movers: Movers, directory: RunDirectory, name: str, heir: str) -> None:
+        self._context = context
+        self._movers = movers
+        self._directory = directory
+        self._name = name
+        self._heir = heir
+        self._line: Any = None
+
+    def connect(self) -> str:
+        """What the heir says: "ready", "wait", "leaving", or nothing: it has not come so far, or is no more."""
+        line = gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        line.settimeout(PATIENCE_S)
+        try:
+            line.connect(str(self._directory.line(self._heir)))
+            line.sendall(orjson.dumps({"origin": self._name}))
+            said = str(line.recv(64), "latin-1")
+        except OSError:
+            said = ""
+        if said == "ready":
+            self._line = line
+        else:
+            line.close()
+        return said
+
+    def hand_over(self, goes_on: Callable[[], bool]) -> bool:
+        """Hand over all that can go, as long as `goes_on`; False when the heir is not there any more."""
+        while self._context.reactor.transports and goes_on():
+            try:
+                pushers = self._movable(PusherConnection)
+                if pushers and not self._move(pushers):
+                    return False
+                others = self._movable(HttpConnection)
+                if others:
+                    self._send(0, [], [packed(http.transport, {"http": http.snapshot()}) for http in others])
+            except OSError as error:
+                self._context.log.error("the heir %s does not take connections: %s", self._heir, error)
+                return False
+            gevent.sleep(0 if pushers or others else LOOK_S)
+        return True
+
+    def close(self) -> None:
+        """No more will come."""
+        if self._line is not None:
+            self._line.close()
+
+    def _movable(self, kind: type[Connection]) -> list[Connection]:
+        """The next ones of that kind. What is found here goes before anything else happens."""
+        found = (transport.protocol for transport in self._context.reactor.transports)
+        return list(islice((each for each in found if isinstance(each, kind) and each.movable), BATCH))
+
+    def _move(self, connections: list[PusherConnection]) -> bool:
+        group = self._movers.depart(self._heir, connections)
+        while not group.decided.wait(1.0):
+            pass  # a shard is away; requests wait for the next one
+        if group.departure.refused:
+            for passenger in group.passengers:
+                self._context.hub.add(passenger.connection)
+                passenger.unload()
+            return False
+        if not group.departure.granted:
+            self._abandon(group)
+            return False
+        packed = [passenger.pack() for passenger in group.passengers]
+        for passenger in group.passengers:
+            passenger.session.forget()
+        self._send(group.departure.ref, group.departure.beliefs, packed)
+        return True
+
+    def _abandon(self, group: Group) -> None:
+        """The heir has died when some shards had handed over, and others had not: neither can serve these."""
+        for request in group.departure.remains():
+            self._context.link.send(request)
+        for passenger in group.passengers:
+            passenger.session.forget()
+            passenger.transport.write(encode_close(4200, "Server is restarting"))
+            passenger.transport.close()
+
+    def _send(self, ref: int, beliefs: list[Any], packed: list[tuple[Bag, int | None]]) -> None:
+        descriptors = [descriptor for _, descriptor in packed if descriptor is not None]
+        bags = [bag | {"file": descriptor is not None} for bag, descriptor in packed]
+        data = orjson.dumps({"ref": ref, "beliefs": beliefs, "bags": bags})
+        try:
+            for piece, files in _pieces(data, descriptors):
+                socket_ = self._line
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
+                socket_.sendmsg([piece], ancillary)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+def _pieces(data: bytes, descriptors: list[int]) -> Iterator[tuple[bytes, list[int]]]:
+    """What travels as one message each."""
+    for start in range(0, len(descriptors), DESCRIPTORS):
+        yield _MORE, descriptors[start : start + DESCRIPTORS]
+    for start in range(0, len(data), PIECE):
+        piece = data[start : start + PIECE]
+        yield (_LAST if start + PIECE >= len(data) else _MORE) + piece, []
+
+
+class Recipient:
+    """The heir's end: takes connections in from whoever hands them over, unless this worker goes itself."""
+
+    def __init__(
+        self, movers: Movers, directory: RunDirectory, name: str, log: Logger, ready: Callable[[], bool]
+    ) -> None:
+        self._movers = movers
+        self._ready = ready
+        self._path = directory.line(name)
+        self._log = log
+        self._leaving = False
+        self._listening = gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._greenlet: Any = None
+
+    def open(self) -> None:
+        """Where no file can be made nobody comes: then who goes closes its connections, as it would without an heir."""
+        try:
+            self._listening.bind(str(self._path))
+        except OSError as error:
+            self._log.error("no connections can be taken over from other workers: %s: %s", self._path, error.strerror)
+            return
+        self._listening.listen(64)
+        self._greenlet = gevent.spawn(self._accept)
+
+    def leave(self) -> None:
+        """This worker goes itself: from now on others are told so."""
+        self._leaving = True
+
+    def close(self) -> None:
+        """Nobody is told anything any more."""
+        if self._greenlet is not None:
+            self._greenlet.kill(block=False)
+        self._listening.close()
+        self._path.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        while True:
+            line, _ = self._listening.accept()
+            gevent.spawn(self._serve, line)
+
+    def _serve(self, line: Any) -> None:
+        origin = ""
+        try:
+            line.settimeout(PATIENCE_S)
+            origin = str(orjson.loads(line.recv(512))["origin"])
+            if not is_worker(origin) or not alive(origin) or self._leaving or not self._ready():
+                line.sendall(b"leaving" if self._leaving else b"wait")
+                return
+            self._movers.origins.add(origin)
+            line.sendall(b"ready")
+            line.settimeout(None)
+            self._take(line, origin)
+        except (OSError, LookupError, TypeError, ValueError, SnapshotError) as error:
+            self._log.error("connections of another worker (%s) could not be taken over: %s", origin, error)
+        finally:
+            line.close()
+            self._movers.origins.discard(origin)
+            self._movers.abandoned(origin)
+
+    def _take(self, line: Any, origin: str) -> None:
+        while True:
+            text: list[bytes] = []
+            descriptors: list[int] = []
+            size = 0
+            while True:
+                piece, ancillary, _, _ = line.recvmsg(PIECE + 1, _ROOM, socket.MSG_CMSG_CLOEXEC)
+                for _, _, files in ancillary:
+                    received = array.array("i")
+                    received.frombytes(files[: len(files) - len(files) % 4])
+                    descriptors += received
+                if not piece:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+                    return
+                text.append(piece[1:])
+                size += len(piece)
+                if size > LONGEST:
+                    raise SnapshotError(f"luggage of more than {LONGEST} bytes")
+                if piece[:1] == _LAST:
+                    break
+            self._movers.brought(origin, Luggage(b"".join(text), descriptors))
+            gevent.sleep(0)

@@ -1,0 +1,172 @@
+"""How a worker goes that has been told to: it hands its connections over if there is an heir, and waits for one that is
+about to come.
+
+Who that may be depends on the master. Ours names the heir. gunicorn's own starts new workers and tells the old ones to
+go without waiting: so these look for themselves whether there are younger ones.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum, auto
+from logging import Logger
+from pathlib import Path
+from typing import Final, Protocol
+
+import gevent
+
+from resonate.bus.directory import identity, pid_of
+from resonate.server.line import Sender
+from resonate.server.scoreboard import Scoreboard
+from resonate.server.service import Service
+
+#: Seconds between two looks for an heir.
+LOOK_S: Final = 0.1
+#: How long nobody may be there, in seconds, before a worker that has seen younger ones boot believes that none will
+#: come. gunicorn's master starts another within a second, and one that cannot boot takes its time.
+LONELY_S: Final = 5.0
+#: How long to wait until everybody has heard of the last things, in seconds.
+SETTLE_S: Final = 5.0
+
+
+class Heirs(Protocol):
+    """Who may take connections over."""
+
+    def candidates(self) -> list[str]:
+        """Those who are there or about to come, by name."""
+
+
+class NoHeirs:
+    """Nobody."""
+
+    def candidates(self) -> list[str]:
+        """Nobody."""
+        return []
+
+
+class NamedHeir:
+    """The one that the master has written on the scoreboard; it may name another when that one has died."""
+
+    def __init__(self, scoreboard: Scoreboard, row: int) -> None:
+        self._scoreboard = scoreboard
+        self._row = row
+
+    def candidates(self) -> list[str]:
+        """That one, if there is one."""
+        pid = self._scoreboard.row(self._row).heir
+        return _named([pid]) if pid else []
+
+
+class YoungerSiblings:
+    """The `most` workers that the same master has started last; also those that are still booting.
+
+    There may be more that are younger: those are about to be told to go as well.
+    """
+
+    def __init__(self, master: int, most: int) -> None:
+        self._master = master
+        self._most = most
+        self._own = _age(identity(os.getpid()))
+
+    def candidates(self) -> list[str]:
+        """Those of them that are younger than this one, the oldest first."""
+        try:
+            text = Path(f"/proc/{self._master}/task/{self._master}/children").read_text()
+        except OSError:
+            return []
+        younger = [name for name in _named(map(int, text.split())) if _age(name) > self._own]
+        return sorted(younger, key=_age)[-self._most :]
+
+
+def _named(pids: object) -> list[str]:
+    names = []
+    for pid in pids:  # type: ignore[attr-defined]
+        with suppress(OSError):
+            names.append(f"w-{identity(pid)}")
+    return names
+
+
+def _age(name: str) -> tuple[int, int]:
+    """Start time, and pid where that is the same."""
+    pid, start = name.split("-")[-2:]
+    return int(start), int(pid)
+
+
+class _Outcome(Enum):
+    DONE = auto()
+    AGAIN = auto()
+    ALONE = auto()
+
+
+class Retirement:
+    """`alive` is called now and then: the master is to see that this worker lives."""
+
+    def __init__(self, service: Service, heirs: Heirs, alive: Callable[[], None], log: Logger) -> None:
+        self._service = service
+        self._heirs = heirs
+        self._alive = alive
+        self._log = log
+        self._turn = 0
+        self._waited = False  # an heir has been seen that was not ready
+
+    def run(self, timeout_s: float) -> None:
+        """Returns when all that could be handed over has been, or there is nobody to take it.
+
+        `timeout_s` is how long that which cannot go may take to come to its end, from when an heir has been found.
+        """
+        lonely_since, until = time.monotonic(), time.monotonic() + timeout_s
+        while True:
+            self._alive()
+            outcome = self._attempt(timeout_s)
+            if outcome is _Outcome.DONE:
+                self._settle()
+                if not self._service.busy or time.monotonic() > until:
+                    return
+            elif outcome is _Outcome.AGAIN:
+                lonely_since = time.monotonic()
+            elif not self._waited or time.monotonic() - lonely_since > LONELY_S:
+                return
+            gevent.sleep(LOOK_S)
+
+    def _attempt(self, timeout_s: float) -> _Outcome:
+        candidates = self._heirs.candidates()
+        self._turn += 1  # several that go at a time should not all choose the same one
+        start = (self._turn + os.getpid()) % max(1, len(candidates))
+        gone = 0
+        for heir in candidates[start:] + candidates[:start]:
+            sender = self._service.sender(heir)
+            said = sender.connect()
+            if said == "ready":
+                try:
+                    return self._hand_over(sender, heir, timeout_s)
+                finally:
+                    sender.close()
+            gone += said == "leaving"
+            self._waited = self._waited or said in ("", "wait")
+        return _Outcome.AGAIN if len(candidates) > gone else _Outcome.ALONE
+
+    def _hand_over(self, sender: Sender, heir: str, timeout_s: float) -> _Outcome:
+        self._service.yield_()
+        reactor = self._service.context.reactor
+        before, began = len(reactor.transports), time.monotonic()
+        quiet_at = [began]  # when something could go last
+
+        def goes_on() -> bool:
+            self._alive()
+            return time.monotonic() - quiet_at[0] < timeout_s
+
+        done = sender.hand_over(goes_on)
+        took_s, gone = time.monotonic() - began, before - len(reactor.transports)
+        self._log.info("handed %d of %d connections over to pid %d in %.2f s", gone, before, pid_of(heir), took_s)
+        self._waited = True
+        return _Outcome.DONE if done else _Outcome.AGAIN
+
+    def _settle(self) -> None:
+        """A shard that died now would have to be told of it again."""
+        until = time.monotonic() + SETTLE_S
+        while not self._service.settled and time.monotonic() < until:
+            self._alive()
+            gevent.sleep(LOOK_S)

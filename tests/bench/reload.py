@@ -1,0 +1,320 @@
+"""Reloads a server again and again under load, and counts what no client may notice: `make reload`.
+
+    python tests/bench/reload.py [--clients 5000] [--channels 200] [--rate 500] [--reloads 20] [--pause 2]
+                                 [--master own|gunicorn] [--workers 4] [--shards 1] [--json]
+
+Every channel has two numbered streams: one comes through REST, and where the kind of channel allows it another from one
+of its clients. Clients check each number, that nobody seems to join or leave a presence channel, and that their
+connection stays. Others arrive and go all the time. Exit status 1 when anything was noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))  # run as a script
+
+from tests.support.cluster import Crowd, Kind, Peer, Stage, cluster, linked, processes, workers_of  # noqa: E402
+from tests.support.rest import signed  # noqa: E402
+from tests.support.server import Server  # noqa: E402
+
+#: Kinds of channels, in turns; the last two carry client events too.
+KINDS: Final = ("chat", "cache-news", "private-room", "presence-room")
+#: Seconds between two clients that come and go.
+ARRIVALS_S: Final = 0.05
+#: REST connections that publish.
+PUBLISHERS: Final = 4
+#: How long a reload, or the last events, may take in seconds.
+PATIENCE_S: Final = 120.0
+
+
+class Tally:
+    """What has been noticed."""
+
+    def __init__(self) -> None:
+        self.wrong: Counter[str] = Counter()
+        self.examples: list[str] = []
+        self.deliveries = 0
+        self.latencies: list[float] = []
+        self.arrivals = 0
+
+    def note(self, what: str, example: str) -> None:
+        self.wrong[what] += 1
+        if self.wrong[what] <= 3:
+            self.examples.append(f"{what}: {example}")
+
+
+class Listener(Peer):
+    """On one channel. `expected` is the next number of each stream."""
+
+    def __init__(self, crowd: Crowd, tally: Tally, channel: str, user: str) -> None:
+        super().__init__(crowd)
+        self.tally = tally
+        self.channel = channel
+        self.user = user
+        self.subscribed = False
+        self.watching = False  # from when on nothing may be noticed
+        self.expected: dict[str, int] = {}
+
+    def established(self) -> None:
+        self.subscribe(self.channel, self.user if self.channel.startswith("presence") else None)
+
+    def heard(self, event: dict[str, Any]) -> None:
+        name = event["event"]
+        if name == "pusher_internal:subscription_succeeded":
+            self.subscribed = True
+        elif name.startswith("pusher_internal:member") and self.watching:
+            self.tally.note("edge", f"{self.socket_id} {event}")
+        elif name in ("numbered", "client-numbered"):
+            self.number(name, json.loads(event["data"]) if isinstance(event["data"], str) else event["data"])
+
+    def number(self, stream: str, data: dict[str, Any]) -> None:
+        number, expected = data["n"], self.expected.get(stream)
+        self.tally.deliveries += 1
+        self.tally.latencies.append(time.monotonic() - data["t"])
+        if expected is not None and number != expected:
+            what = "lost" if number > expected else "doubled or out of order"
+            self.tally.note(what, f"{self.socket_id} on {self.channel} {stream}: {number} where {expected} was due")
+        self.expected[stream] = max(number + 1, expected or 0)
+
+    def gone(self) -> None:
+        self.tally.note("disconnect", f"{self.socket_id} on {self.channel}, code {self.code}")
+
+
+class Guest(Peer):
+    """Comes, subscribes, and goes."""
+
+    def __init__(self, crowd: Crowd, tally: Tally) -> None:
+        super().__init__(crowd)
+        self.tally = tally
+
+    def established(self) -> None:
+        self.subscribe("lobby")
+
+    def heard(self, event: dict[str, Any]) -> None:
+        self.tally.arrivals += 1
+        self.leave()
+
+    def gone(self) -> None:
+        self.tally.note("refused", f"a new connection has been closed, code {self.code}, error {self.error}")
+
+
+class Publisher(Peer):
+    """A keep-alive REST connection: one request at a time."""
+
+    def __init__(self, crowd: Crowd, tally: Tally) -> None:
+        super().__init__(crowd)
+        self.tally = tally
+        self._out = bytearray()
+        self.stage = Stage.ESTABLISHED
+        self.waiting: str | None = None
+        crowd.watch(self, False)
+
+    def publish(self, channel: str, data: dict[str, Any]) -> None:
+        body = json.dumps({"name": "numbered", "channels": [channel], "data": json.dumps(data)}).encode()
+        head = f"POST {signed('POST', '/apps/app1/events', body)} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}"
+        self.waiting = channel
+        self._write(head.encode() + b"\r\nContent-Type: application/json\r\n\r\n" + body)
+
+    def _read(self) -> None:
+        try:
+            data = self.socket.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.tally.note("REST", f"a connection was closed, waiting: {self.waiting is not None}")
+            self._end()
+            return
+        self._in += data
+        if b"\r\n\r\n" in self._in and self._in.endswith(b"}"):
+            if not self._in.startswith(b"HTTP/1.1 200"):
+                self.tally.note("REST", bytes(self._in[:80]).decode())
+            self._in.clear()
+            self.waiting = None
+
+
+class Load:
+    """All of it. `turn` is one step of everything."""
+
+    def __init__(self, server: Server, crowd: Crowd, options: argparse.Namespace) -> None:
+        self.server, self.crowd = server, crowd
+        self.tally = Tally()
+        self.channels = [f"{KINDS[index % len(KINDS)]}-{index}" for index in range(options.channels)]
+        self.listeners = [
+            Listener(crowd, self.tally, self.channels[index % options.channels], f"user-{index}")
+            for index in range(options.clients)
+        ]
+        self.rate = options.rate
+        self.sent: Counter[tuple[str, str]] = Counter()
+        self.publishers: list[Publisher] = []
+        self.talkers = {peer.channel: peer for peer in reversed(self.listeners)}
+        self.began = self.arrived = time.monotonic()
+        self.events = 0
+        self.publishing = self.guests = False
+
+    def open(self) -> None:
+        """Everybody is there, and watches from now on."""
+        self.crowd.until(lambda: all(peer.subscribed for peer in self.listeners), within=PATIENCE_S)
+        self.publishers = [Publisher(self.crowd, self.tally) for _ in range(PUBLISHERS)]
+        for peer in self.listeners:
+            peer.watching = True
+        self.publishing = self.guests = True
+        self.began = self.arrived = time.monotonic()
+
+    def turn(self) -> None:
+        now = time.monotonic()
+        if self.publishing:
+            self._publish(now)
+        if self.guests and now - self.arrived > ARRIVALS_S:
+            self.arrived = now
+            Guest(self.crowd, self.tally)
+        self.crowd.turn(0.002)
+
+    def until(self, condition: Callable[[], bool], within: float = PATIENCE_S) -> bool:
+        """Go on until that is so; False when it does not come."""
+        deadline = time.monotonic() + within
+        look_at = 0.0
+        while time.monotonic() < deadline:
+            self.turn()
+            if time.monotonic() >= look_at:
+                if condition():
+                    return True
+                look_at = time.monotonic() + 0.05
+        return False
+
+    def close(self) -> None:
+        """The last events arrive."""
+        self.publishing = self.guests = False
+        if not self.until(self._complete, within=30.0):
+            for peer in self.listeners:
+                for stream, due in self._due(peer).items():
+                    if peer.stage is not Stage.CLOSED and peer.expected.get(stream, due) != due:
+                        self.tally.note("lost", f"{peer.socket_id}: the end of {stream} on {peer.channel}")
+            for publisher in self.publishers:
+                if publisher.waiting is not None:
+                    self.tally.note("REST", "no answer")
+
+    def _publish(self, now: float) -> None:
+        """As many as are due by now, on one channel after another: half of them by REST, half by clients."""
+        due = int((now - self.began) * self.rate)
+        while self.events < due:
+            channel = self.channels[self.events // 2 % len(self.channels)]
+            if self.events % 2 and channel.startswith(("private", "presence")):
+                self._talk(channel, now)
+            elif not self._rest(channel, now):
+                self.began += 1 / self.rate  # the server is slower than that
+            self.events += 1
+
+    def _talk(self, channel: str, now: float) -> None:
+        peer = self.talkers[channel]
+        if peer.stage is Stage.ESTABLISHED:
+            number = self.sent[channel, "client-numbered"]
+            self.sent[channel, "client-numbered"] += 1
+            peer.send("client-numbered", {"n": number, "t": now}, channel=channel)
+
+    def _rest(self, channel: str, now: float) -> bool:
+        """One publisher for each channel: those of several have no order."""
+        publisher = self.publishers[self.channels.index(channel) % PUBLISHERS]
+        if publisher.waiting is not None or publisher.stage is Stage.CLOSED:
+            return False
+        number = self.sent[channel, "numbered"]
+        self.sent[channel, "numbered"] += 1
+        publisher.publish(channel, {"n": number, "t": now})
+        return True
+
+    def _due(self, peer: Listener) -> dict[str, int]:
+        streams = {stream: sent for (channel, stream), sent in self.sent.items() if channel == peer.channel and sent}
+        if self.talkers.get(peer.channel) is peer:
+            streams.pop("client-numbered", None)
+        return streams
+
+    def _complete(self) -> bool:
+        if any(publisher.waiting is not None for publisher in self.publishers):
+            return False
+        due = {channel: self._due(peer) for channel, peer in ((peer.channel, peer) for peer in self.listeners[-1:])}
+        return all(
+            peer.stage is Stage.CLOSED or all(peer.expected.get(s) == n for s, n in self._due(peer).items())
+            for peer in self.listeners
+        ) or not due
+
+
+def reload_once(load: Load, kind: Kind, workers: int) -> float:
+    """How long it took, in seconds, from the signal to the exit of the last old worker."""
+    old, began = set(workers_of(load.server)), time.monotonic()
+    load.server.process.send_signal(signal.SIGHUP)
+
+    def done() -> bool:
+        there = set(workers_of(load.server))
+        return len(there) == workers and not there & old and not old & set(processes(load.server))
+
+    if not load.until(done):
+        load.tally.note("reload", f"not over after {PATIENCE_S} s: {old} to {workers_of(load.server)}")
+    load.until(lambda: len(linked(load.server)) >= workers, within=20)
+    return time.monotonic() - began
+
+
+def run(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    """Everything; what has been found."""
+    kind = Kind(options.master, options.shards)
+    app = {"app_id": "app1", "key": "key1", "secret": "secret1", "accept_client_events_from": "members"}
+    with (
+        cluster(directory, kind, options.workers, apps=[app], server={"drain_timeout": 10}) as server,
+        Crowd(server) as crowd,
+    ):
+        load = Load(server, crowd, options)
+        load.open()
+        load.until(lambda: False, within=1.0)
+        took = []
+        for _ in range(options.reloads):
+            took.append(reload_once(load, kind, options.workers))
+            load.until(lambda: False, within=random.uniform(0, options.pause))
+        load.close()
+        latencies = sorted(load.tally.latencies)
+        found = {
+            "wrong": dict(load.tally.wrong),
+            "examples": load.tally.examples,
+            "reloads": len(took),
+            "reload_s": [round(seconds, 2) for seconds in took],
+            "events": sum(load.sent.values()),
+            "deliveries": load.tally.deliveries,
+            "guests": load.tally.arrivals,
+            "latency_ms": {
+                name: round(latencies[int(len(latencies) * share)] * 1000, 1)
+                for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 0.999999))
+            },
+        }
+        if load.tally.wrong and options.log:
+            print(server.log(), file=sys.stderr)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    for name, value in (("clients", 5000), ("channels", 200), ("rate", 500), ("reloads", 20), ("workers", 4)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--pause", type=float, default=2.0)
+    parser.add_argument("--master", choices=["own", "gunicorn"], default="own")
+    parser.add_argument("--log", action="store_true", help="print the server's log when something was noticed")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        found = run(options, Path(directory))
+    print(json.dumps(found, indent=1))
+    return 1 if found["wrong"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
