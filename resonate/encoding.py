@@ -51,6 +51,7 @@ from resonate.messages import (
     Stamped,
     Subscribe,
     Subscribed,
+    Superseded,
     Terminate,
     Unsubscribe,
 )
@@ -93,6 +94,7 @@ _KINDS: Final[tuple[tuple[Any, tuple[tuple[type, ...], ...]], ...]] = (
     (HandOver, (_INT, _STR, _INT, _BOOL, _LIST, _LIST)),
     (HandedOver, (_INT, _INT, _BOOL, _LIST)),
     (Inherit, (_STR, _INT, _INT, _LIST, _LIST, _LIST, _BOOL)),
+    (Superseded, (_STR, _STR)),
 )
 _NUMBERS: Final = {kind: number for number, (kind, _) in enumerate(_KINDS)}
 _SHAPES: Final = tuple(frozenset(product(*fields)) for _, fields in _KINDS)

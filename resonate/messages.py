@@ -221,6 +221,13 @@ class Publication(NamedTuple):
     keep_s: int
 
 
+class Superseded(NamedTuple):
+    """The event that this worker remembers of a cache channel is not the last one any more; others know that."""
+
+    app: str
+    channel: str
+
+
 class MemberAdded(NamedTuple):
     """A user's first connection has joined; everybody but that connection (`except_`) is told."""
 
@@ -291,7 +298,17 @@ class Inherit(NamedTuple):
 
 
 Event = (
-    Connected | Subscribed | Publication | MemberAdded | MemberRemoved | Present | Expel | HandedOver | Inherit | Answer
+    Connected
+    | Subscribed
+    | Publication
+    | MemberAdded
+    | MemberRemoved
+    | Present
+    | Expel
+    | HandedOver
+    | Inherit
+    | Superseded
+    | Answer
 )
 
 

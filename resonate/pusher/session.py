@@ -275,9 +275,11 @@ class Session:
         except PusherError:
             return _refusal(UNAUTHORIZED)
         self.user = user
-        success: list[Effect] = [events.signin_success(user_data)]
+        success = events.signin_success(user_data)
         channel = user_channel(user)
-        return success if channel in self.subscriptions else success + self._request(channel, None, silent=True)
+        if channel in self.subscriptions:
+            return [success]
+        return [*self._request(channel, None, silent=True), success]  # told when the shard has answered
 
     # --- client events -----------------------------------------------------------------------------------------------
 

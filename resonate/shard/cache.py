@@ -20,15 +20,19 @@ class EventCache:
         self._size = 0
         self._entries: OrderedDict[Key, tuple[bytes, float, int]] = OrderedDict()
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._entries
+
     def __len__(self) -> int:
         return len(self._entries)
 
     def put(self, key: Key, payload: bytes, now: float, keep_s: float, place: int = 0) -> None:
         """Keep `payload` in place of what was kept before.
 
-        An event that is not new has a `place` in the shard's order: it does not replace one with a later place.
+        An event that is not new has a `place` in the shard's order, below 0 where nobody knows it: it does not replace
+        one with a later place.
         """
-        if place and place < self._entries.get(key, (b"", 0.0, 0))[2]:
+        if place and key in self._entries and place < self._entries[key][2]:
             return
         self._remove(key)
         self._entries[key] = (payload, now + keep_s, place)
@@ -58,6 +62,10 @@ class EventCache:
         """Forget what has run out."""
         for key in [key for key, (_, until, _) in self._entries.items() if until <= now]:
             self._remove(key)
+
+    def forget(self, key: Key) -> None:
+        """It is not the last event any more."""
+        self._remove(key)
 
     def _remove(self, key: Key) -> None:
         entry = self._entries.pop(key, None)

@@ -94,7 +94,7 @@ class Exchange:
         """The workers that have to be ended, each with the reason."""
         waiting = self._outbox.waiting()
         found = dict.fromkeys(self._sequencer.broken, "a frame of it has been lost")
-        for worker in self._outbox.overdrawn(now):
+        for worker in self._outbox.overdrawn(self._sequencer.place, now):
             found[worker] = f"{waiting[worker]} bytes wait for it, and it does not read"
         if now - self._began > timeout_s:
             found |= dict.fromkeys(self._sequencer.missing, "it does not say what it holds")

@@ -30,14 +30,16 @@ from resonate.messages import (
     Stamped,
     Subscribe,
     Subscribed,
+    Superseded,
     Unsubscribe,
     plain_ref,
 )
 from resonate.shard.cache import EventCache
 from resonate.shard.holdings import Holdings, Views
 
-#: Requests that are kept although they are done, at most. More only come together while a worker hangs.
-KEEP_REQUESTS: Final = 20_000
+#: Requests that are kept although they are done, before clients have to wait. So many only come together while a worker
+#: hangs, and the shard ends that one.
+KEEP_REQUESTS: Final = 100_000
 #: Requests that are sent at once, although the shard is still at work on earlier ones.
 TOGETHER: Final = 64
 #: Requests under way from which on clients should not be listened to.
@@ -108,7 +110,7 @@ class Ledger:
     @property
     def behind(self) -> bool:
         """Whether so much is under way that clients should not be listened to."""
-        return len(self._under_way) > BEHIND
+        return len(self._under_way) > BEHIND or len(self._done) > KEEP_REQUESTS
 
     # --- to the shard ------------------------------------------------------------------------------------------------
 
@@ -202,6 +204,9 @@ class Ledger:
                     self._cached.put((event.app, event.channel), event.payload, now, event.keep_s, stamped.place)
             elif isinstance(event, Connected) and stamped.origin == self._worker:
                 self._decided(stamped.seq, event.admitted)
+            elif isinstance(event, Superseded):
+                self._cached.forget((event.app, event.channel))
+                continue
             elif isinstance(event, HandedOver):
                 event = self._handed_over(stamped.seq, event)
             heard.append(event)
@@ -236,8 +241,6 @@ class Ledger:
                 self._views.left(request)
             elif isinstance(request, Publish) and request.keep_s:
                 self._cached.put((request.app, request.channel), request.payload, now, request.keep_s, entry.place)
-        while len(done) > KEEP_REQUESTS:
-            self._retire(done[0].place)
         return answers
 
     def _retire(self, stable: int) -> None:

@@ -8,6 +8,8 @@ from typing import Final
 #: Bytes on their way to one worker from which on publishers have to wait for it; and past which it is given up.
 SOFT_BYTES: Final = 8 * 1024 * 1024
 HARD_BYTES: Final = 64 * 1024 * 1024
+#: The same for what has been done since: until all have heard of it, those who asked must keep it.
+HARD_PLACES: Final = 20_000
 #: A worker that has dealt with nothing for so many seconds is not waited for: it hangs.
 PATIENCE_S: Final = 3.0
 
@@ -79,10 +81,12 @@ class Outbox:
         """Whether publishers should wait for a worker that is slow, but not for one that hangs."""
         return any(now - account.moved_at < PATIENCE_S for account in self._heavy.values())
 
-    def overdrawn(self, now: float) -> list[str]:
-        """The workers for which more waits than can be kept, and that do not read."""
+    def overdrawn(self, place: int, now: float) -> list[str]:
+        """The workers that do not read, and for which more waits than can be kept; `place` was the last."""
         return [
             worker
-            for worker, account in self._heavy.items()
-            if account.bytes > HARD_BYTES and now - account.moved_at >= PATIENCE_S
+            for worker, account in self._accounts.items()
+            if account.sent
+            and (account.bytes > HARD_BYTES or place - account.sent[0][1] > HARD_PLACES)
+            and now - account.moved_at >= PATIENCE_S
         ]

@@ -40,6 +40,7 @@ from resonate.messages import (
     Request,
     Subscribe,
     Subscribed,
+    Superseded,
     Terminate,
     Unsubscribe,
 )
@@ -68,6 +69,7 @@ class Shard:
         self._apps: dict[str, _App] = {}
         self._workers: dict[str, None] = {}
         self._cache = EventCache()
+        self._knowers: dict[tuple[str, str], set[str]] = {}  # of each event in it, the workers that remember it
         self.counters: dict[str, Any] = {}  # of the process around it, for who inspects
         self._reports: dict[str, dict[str, Any]] = {}
         self._retired: dict[str, Any] = {}  # what workers had counted that are gone
@@ -97,7 +99,8 @@ class Shard:
         """What a worker has held since before this shard began. Nobody is told: to the clients it is not news."""
         self.hold(worker, declaration.apps, declaration.channels)
         for app_id, name, payload, keep_s, place in declaration.cached:
-            self._cache.put((app_id, name), payload, now, keep_s, place)
+            self._cache.put((app_id, name), payload, now, keep_s, place or -1)  # 0: from when there was no order
+            self._knowers.setdefault((app_id, name), set()).add(worker)
 
     def hold(self, worker: str, apps: list[tuple[str, int, int]], channels: list[ChannelHolding]) -> None:
         """Count that for a worker."""
@@ -163,6 +166,7 @@ class Shard:
     def prune(self, now: float) -> None:
         """Forget cached events whose time is over. To be called every now and then."""
         self._cache.prune(now)
+        self._knowers = {key: workers for key, workers in self._knowers.items() if key in self._cache}
 
     # --- connections of an app ---------------------------------------------------------------------------------------
 
@@ -261,15 +265,23 @@ class Shard:
     def _publish(self, app: _App, worker: str, request: Publish, now: float) -> Outgoing:
         ref, app_id, name, payload, except_, keep_s, info = request
         channel = app.channels.get(name)
-        if keep_s:
-            self._cache.put((app_id, name), payload, now, keep_s, self._place)
         outgoing: Outgoing = []
         if channel is not None:
             publication = Publication(app_id, name, payload, except_, keep_s)
             outgoing = [(holder, publication) for holder in channel.interest]
+        if keep_s:
+            self._cache.put((app_id, name), payload, now, keep_s, self._place)
+            outgoing += self._superseded(app_id, name, {worker, *(holder for holder, _ in outgoing)})
         if ref:
             outgoing.append((worker, Answer(ref, self._info(app, app_id, name, now) if info else None)))
         return outgoing
+
+    def _superseded(self, app_id: str, name: str, knowers: set[str]) -> Outgoing:
+        """Who remembers an earlier event, and does not hear of this one, must not tell a successor of that."""
+        before = self._knowers.get((app_id, name), set())
+        self._knowers[app_id, name] = knowers
+        event = Superseded(app_id, name)
+        return [(worker, event) for worker in sorted(before - knowers) if worker in self._workers]
 
     # --- questions ---------------------------------------------------------------------------------------------------
 

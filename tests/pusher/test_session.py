@@ -431,7 +431,7 @@ def signin(user_data: str, auth: str | None = None) -> bytes:
 
 def test_signin_subscribes_silently_to_the_channel_of_the_user() -> None:
     session = opened()
-    success, request, attach = say(session, signin('{"id":7,"name":"Ann"}'))
+    request, attach, success = say(session, signin('{"id":7,"name":"Ann"}'))
     assert read(success)["event"] == "pusher:signin_success"
     assert json.loads(read(success)["data"]) == {"user_data": '{"id":7,"name":"Ann"}'}
     assert request == Subscribe("app1", "#server-to-user-7", ID, 1, None)
@@ -458,7 +458,7 @@ def test_signin_with_a_wrong_signature_is_refused(auth: str) -> None:
 
 def test_signin_again_as_the_same_user_and_as_another() -> None:
     session = opened()
-    _, request, _ = say(session, signin('{"id":"7"}'))
+    request, _, _ = say(session, signin('{"id":"7"}'))
     session.subscribed(answer(request))
     (again,) = say(session, signin('{"id":7}'))
     assert read(again)["event"] == "pusher:signin_success"

@@ -38,7 +38,7 @@ def lived() -> Session:
     joined(session, "news")
     joined(session, "presence-room", BOB)
     user = '{"id":"7"}'
-    _, request = say(session, message("pusher:signin", {"user_data": user, "auth": signature(f"{ID}::user::{user}")}))
+    request, _ = say(session, message("pusher:signin", {"user_data": user, "auth": signature(f"{ID}::user::{user}")}))
     session.subscribed(answer(request))
     return session
 

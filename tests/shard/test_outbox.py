@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonate.shard.outbox import HARD_BYTES, PATIENCE_S, SOFT_BYTES, Outbox
+from resonate.shard.outbox import HARD_BYTES, HARD_PLACES, PATIENCE_S, SOFT_BYTES, Outbox
 
 
 def with_workers(*names: str) -> Outbox:
@@ -137,9 +137,17 @@ def test_a_worker_that_has_been_idle_does_not_hang() -> None:
 def test_a_worker_for_which_too_much_waits_is_given_up() -> None:
     outbox = with_workers("a", "b")
     outbox.sent("a", 1, HARD_BYTES, 0.0)
-    assert outbox.overdrawn(PATIENCE_S) == []
+    assert outbox.overdrawn(2, PATIENCE_S) == []
     outbox.sent("a", 2, 1, 0.0)
-    assert outbox.overdrawn(PATIENCE_S - 0.01) == []  # it may read yet
-    assert outbox.overdrawn(PATIENCE_S) == ["a"]
+    assert outbox.overdrawn(2, PATIENCE_S - 0.01) == []  # it may read yet
+    assert outbox.overdrawn(2, PATIENCE_S) == ["a"]
     outbox.leave("a")
-    assert outbox.overdrawn(PATIENCE_S) == []
+    assert outbox.overdrawn(2, PATIENCE_S) == []
+
+
+def test_a_worker_that_is_too_many_places_behind_is_given_up() -> None:
+    outbox = with_workers("a", "b")
+    outbox.sent("a", 5, 1, 0.0)
+    assert outbox.overdrawn(5 + HARD_PLACES, PATIENCE_S) == []
+    assert outbox.overdrawn(6 + HARD_PLACES, PATIENCE_S - 0.01) == []
+    assert outbox.overdrawn(6 + HARD_PLACES, PATIENCE_S) == ["a"]

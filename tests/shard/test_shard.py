@@ -34,10 +34,12 @@ from resonate.messages import (
     Request,
     Subscribe,
     Subscribed,
+    Superseded,
     Terminate,
     Unsubscribe,
 )
 from resonate.shard import Outgoing, Shard
+from resonate.shard.ledger import NOTHING
 
 ANN, BOB = Member("1", {"user_id": 1, "user_info": {"name": "Ann"}}), Member("2", {"user_id": "2", "user_info": None})
 
@@ -311,3 +313,33 @@ class Sequences(RuleBasedStateMachine):
 
 TestSequences = Sequences.TestCase
 TestSequences.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+# --- what workers remember of cache channels -------------------------------------------------------------------------
+
+
+def test_who_remembers_an_event_is_told_that_there_is_a_later_one() -> None:
+    """Else a successor of this shard would be told of it by who has not heard of the later one."""
+    shard = with_workers("a", "b", "c")
+    event = Publish(0, "app1", "cache-x", b"e", None, 60)
+    assert shard.handle("a", event, 0) == []
+    assert shard.handle("b", event, 0) == [("a", Superseded("app1", "cache-x"))]
+    assert shard.handle("b", event, 0) == []
+    shard.leave("b")
+    assert shard.handle("c", event, 0) == []
+
+
+def test_who_has_declared_an_event_remembers_it() -> None:
+    shard = with_workers("a", "b")
+    shard.declare("a", NOTHING._replace(cached=[("app1", "cache-x", b"old", 60, 3)]), 0)
+    assert shard.handle("b", Publish(0, "app1", "cache-x", b"e", None, 60), 0) == [
+        ("a", Superseded("app1", "cache-x"))
+    ]
+
+
+def test_what_is_from_before_there_was_an_order_does_not_replace_anything() -> None:
+    shard = with_workers("a", "b")
+    shard.declare("a", NOTHING._replace(cached=[("app1", "cache-x", b"new", 60, 3)]), 0)
+    shard.declare("b", NOTHING._replace(cached=[("app1", "cache-x", b"old", 60, 0), ("app1", "y", b"y", 60, 0)]), 0)
+    found = {name: payload for (_, name), payload, *_ in shard._cache.items(0)}
+    assert found == {"cache-x": b"new", "y": b"y"}
