@@ -1,6 +1,7 @@
 # make run     start the server with generated credentials
 # make test    install what tests need, and run all of them
 # make matrix  the suites of clients and REST against 1, 2 and 4 workers, with 1 and 2 shards
+# make reload  20 reloads under load: what no client may notice is counted
 # make storm   5 minutes of deaths: workers and shards are killed under presence and numbered streams
 # make model   the model of bus and deaths, with many more examples than in make test
 # make check   ruff, mypy --strict, import-linter
@@ -17,7 +18,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP
 SUITES := tests/clients $(addprefix tests/system/test_,smoke.py http.py limits.py tls.py transcripts.py rfc6455.py \
           stopping.py hosted_websocket.py)
 
-.PHONY: run test matrix storm model check bench soak test-deps clean
+.PHONY: run test matrix reload storm model check bench soak test-deps clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python -m resonate.supervisor.demo
@@ -31,6 +32,9 @@ matrix: $(VENV)/.tested test-deps
 	    echo "$$workers workers, $$shards shards"; \
 	    TEST_WORKERS=$$workers TEST_SHARDS=$$shards $(BIN)/python -m pytest --quiet $(SUITES) $(PYTEST_FLAGS) || exit 1; \
 	done; done
+
+reload: $(VENV)/.tested
+	$(BIN)/python tests/bench/reload.py $(RELOAD_FLAGS)
 
 storm: $(VENV)/.tested
 	$(BIN)/python tests/bench/storm.py --minutes 5 $(STORM_FLAGS)

@@ -27,6 +27,12 @@ class Application(BaseApplication):  # type: ignore[misc]
         self.debug = debug
         super().__init__()
 
+    def successor(self, settings: Settings) -> Application:
+        """One like this for those who are started from now on, after a reload."""
+        successor = type(self)(settings, self.debug)
+        successor.shared = self.shared
+        return successor
+
     def load_default_config(self) -> None:
         """gunicorn's defaults, and none of its command line or environment."""
         self.cfg = Config(prog="resonate")

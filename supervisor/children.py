@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -15,26 +16,30 @@ from gunicorn import util
 from resonate.supervisor import signals
 from resonate.supervisor.application import Application
 from resonate.supervisor.listeners import Listeners
+from resonate.supervisor.process import Place
 from resonate.supervisor.roster import Exit, Spawn
 
-from resonate.server.scoreboard import Scoreboard
+from resonate.server.scoreboard import Row, Scoreboard
 
 #: A worker that could not boot. gunicorn's arbiter knows the number.
 BOOT_ERROR: Final = 3
 
 
 class Workers:
-    """The forks of this process. `close_others` closes, in the child, what only the master should hold."""
+    """The forks of this process. `close_others` closes, in the child, what only the master should hold.
+
+    `apps` are what the workers of each generation serve.
+    """
 
     def __init__(
         self,
-        app: Application,
+        apps: dict[int, Application],
         log: Any,
         listeners: Listeners,
         scoreboard: Scoreboard,
         close_others: Callable[[], None],
     ) -> None:
-        self._app = app
+        self.apps = apps
         self._log = log
         self._listeners = listeners
         self._scoreboard = scoreboard
@@ -47,7 +52,7 @@ class Workers:
 
         `sharded`: the shards are processes, although this worker may be the only one.
         """
-        worker = self._made(spawn)
+        worker = self._made(spawn.place)
         worker.sharded = sharded
         try:
             with signals.stop_signals_held():
@@ -69,17 +74,37 @@ class Workers:
             if heard_at <= now:  # before the first time it is when the file was made, by the clock on the wall
                 yield pid, heard_at
 
+    def reported(self, pid: int) -> Row:
+        """What that worker has said last."""
+        return self._scoreboard.row(self._workers[pid].row)
+
+    def name_heir(self, pid: int, heir: int) -> None:
+        """Let that worker read who takes its connections; 0 for nobody."""
+        self._scoreboard.name_heir(self._workers[pid].row, heir)
+
     def forget(self, pid: int) -> None:
         """It has been reaped."""
-        self._workers.pop(pid).tmp.close()
+        worker = self._workers.pop(pid)
+        self._scoreboard.clear(worker.row)
+        worker.tmp.close()
 
-    def _made(self, spawn: Spawn) -> Any:
+    def _made(self, place: Place) -> Any:
+        row = self._free_row()
         self._age += 1
-        cfg = self._app.cfg
-        sockets = list(self._listeners.sockets(spawn.slot))
-        worker = cfg.worker_class(self._age, os.getpid(), sockets, self._app, cfg.timeout / 2.0, cfg, self._log)
-        worker.slot, worker.generation, worker.scoreboard = spawn.slot, spawn.generation, self._scoreboard
+        app = self.apps[place.generation]
+        cfg = app.cfg
+        sockets = list(self._listeners.sockets(place.slot))
+        worker = cfg.worker_class(self._age, os.getpid(), sockets, app, cfg.timeout / 2.0, cfg, self._log)
+        worker.slot, worker.generation = place.slot, place.generation
+        worker.scoreboard, worker.row = self._scoreboard, row
         return worker
+
+    def _free_row(self) -> int:
+        taken = {worker.row for worker in self._workers.values()}
+        for row in range(self._scoreboard.rows):
+            if row not in taken:
+                return row
+        raise OSError(errno.EAGAIN, "there are too many workers that have not gone yet")
 
     def _live(self, worker: Any) -> None:
         """The life of a child, as in gunicorn's spawn_worker; ends in SystemExit.
@@ -93,7 +118,7 @@ class Workers:
                 sibling.tmp.close()
             self._listeners.keep_only(worker.slot)
             self._close_others()
-            util._setproctitle(f"worker [{self._app.cfg.proc_name}]")
+            util._setproctitle(f"worker [{worker.cfg.proc_name}]")
             self._log.info("Booting worker with pid: %s", worker.pid)
             worker.init_process()
             sys.exit(0)
@@ -110,7 +135,7 @@ class Workers:
         self._log.info("Worker exiting (pid: %s)", worker.pid)
         try:
             worker.tmp.close()
-            self._app.cfg.worker_exit(self, worker)
+            worker.cfg.worker_exit(self, worker)
         except Exception:
             self._log.warning("Exception during worker exit:\n%s", traceback.format_exc())
 
@@ -126,12 +151,21 @@ def obituary(gone: Exit, status: int) -> tuple[int, str] | None:
     return None if gone.expected else (logging.WARNING, f"{name} has left by itself.{_next(gone)}")
 
 
-def _killed(gone: Exit, name: str, number: int) -> tuple[int, str]:
+def ending(status: int) -> str:
+    """The same in a few words, to stand in a sentence."""
+    code = os.waitstatus_to_exitcode(status)
+    return f"was sent {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+
+
+def _signal_name(number: int) -> str:
     try:
-        sent = signal.Signals(number).name
+        return signal.Signals(number).name
     except ValueError:
-        sent = f"signal {number}"
-    text = f"{name} was sent {sent}!"
+        return f"signal {number}"
+
+
+def _killed(gone: Exit, name: str, number: int) -> tuple[int, str]:
+    text = f"{name} was sent {_signal_name(number)}!"
     if gone.killed and number == signal.SIGKILL:
         return logging.WARNING, f"{text} It did not end in time."
     if number == signal.SIGKILL:

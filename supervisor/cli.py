@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
-from resonate.supervisor import status
+from resonate.supervisor import reload_command, status
 from resonate.supervisor.address import check_address
 from resonate.supervisor.application import Application
 from resonate.supervisor.master import Master
@@ -17,6 +17,10 @@ from resonate import __version__, config
 from resonate.bus.directory import RunDirectory
 from resonate.errors import ConfigurationError
 from resonate.server import tls
+from resonate.settings import Settings
+
+#: What may be asked for in seconds.
+LONGEST_WAIT_S: Final = 86_400.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,6 +51,17 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--config", metavar="FILE", help="configuration file (default resonate.toml, if there)")
     start.add_argument("--debug", action="store_true", help="log each message, secrets and presence data left out")
     start.set_defaults(run=_start)
+    renewed = commands.add_parser("reload", help="new configuration and new workers; nobody is disconnected")
+    renewed.add_argument("--drain", action="store_true", help="stop instead: send every client away, and wait")
+    renewed.add_argument("--timeout", metavar="S", type=_seconds, help="how long to wait (default: what it may take)")
+    renewed.add_argument(
+        "--health-timeout",
+        metavar="S",
+        type=_seconds,
+        help="until all new workers must be ready (default: as configured)",
+    )
+    renewed.add_argument("--run-dir", metavar="DIR", help="where its run directory is (default: as configured)")
+    renewed.set_defaults(run=_reload)
     shown = commands.add_parser("status", help="show the processes of the servers that run here")
     shown.add_argument("--run-dir", metavar="DIR", help="where their run directories are (default: as configured)")
     shown.add_argument("--json", action="store_true", help="print one JSON object")
@@ -54,13 +69,43 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)  # argparse says so, where it is none
+    if not 0 < seconds <= LONGEST_WAIT_S:
+        raise argparse.ArgumentTypeError(f"must be more than 0, and {LONGEST_WAIT_S:g} or less")
+    return seconds
+
+
 def _start(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in ("host", "port", "path", "hostname", "workers")}
-    settings = config.load(given, options.config)
-    if settings.server.tls is not None:
-        tls.context_of(settings.server.tls)
+
+    def load() -> Settings:
+        settings = config.load(given, options.config)
+        if settings.server.tls is not None:
+            tls.context_of(settings.server.tls)
+        return settings
+
+    settings = load()
     check_address(settings.server.host, settings.server.port)
-    Master(Application(settings, options.debug)).run()
+    Master(Application(settings, options.debug), load).run()
+
+
+def _reload(options: argparse.Namespace) -> None:
+    try:
+        directory = reload_command.master(options.run_dir or _configured_run_dir())
+        if options.drain:
+            summary = reload_command.drain(directory, options.timeout)
+        else:
+            progress = status.say if sys.stderr.isatty() else _say_nothing
+            summary = reload_command.reload(directory, options.health_timeout, options.timeout, progress)
+    except reload_command.Failure as error:
+        status.say(str(error))
+        sys.exit(1)
+    print(summary)
+
+
+def _say_nothing(text: str) -> None:
+    """Nobody looks on."""
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The control socket: one line of JSON in, one line out, and the connection ends.
+"""The control socket: one line of JSON in, one line out (or several, for what takes its time), and the connection ends.
 
 It is served from the master's loop and never holds it up: nothing blocks, all is bounded. The run directory's mode
 keeps others out; the kernel is asked for the user of each client all the same.
@@ -7,31 +7,72 @@ keeps others out; the kernel is asked for the user of each client all the same.
 from __future__ import annotations
 
 import json
+import math
 import os
 import selectors
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 LONGEST_REQUEST: Final = 4096  # bytes, the newline included
 MOST_CLIENTS: Final = 16  # others wait in the kernel's queue
-PATIENCE_S: Final = 5.0  # for all that a client does
+PATIENCE_S: Final = 5.0  # for all that a client does; not for what it waits for
+MOST_UNREAD: Final = 256 * 1024  # bytes of a report
+
+Line: TypeAlias = dict[str, Any]
+
+
+class Report:
+    """An answer that takes its time: a client is told lines as things happen, up to the last one.
+
+    Who reports need not care how it is read. A client that goes away, or reads too slowly, is `lost`.
+    """
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.ended = False
+        self._lines: list[bytes] = []
+        self._changed: Callable[[], None] = _nothing
+
+    def tell(self, line: Line) -> None:
+        """Something has happened."""
+        if not self.lost:
+            self._lines.append(_encoded(line))
+            self._changed()
+
+    def end(self, line: Line) -> None:
+        """That was it."""
+        self.ended = True
+        self.tell(line)
+
+    def attach(self, changed: Callable[[], None]) -> None:
+        """`changed` is called when there is something to be taken."""
+        self._changed = changed
+        changed()
+
+    def take(self) -> bytes:
+        """What was told since."""
+        lines, self._lines = b"".join(self._lines), []
+        return lines
+
 
 #: A command's request (the whole object) -> the answer.
-Handler: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+Handler: TypeAlias = Callable[[dict[str, Any]], Line | Report]
 
 
 @dataclass
 class _Client:
-    """`answer` None: the request is not complete yet."""
+    """`report` is what else it will be told. Nothing else, and all sent: it is done."""
 
     sock: socket.socket
     until: float
     request: bytes = b""
-    answer: bytes | None = None
+    asked: bool = False
+    output: bytes = b""
+    report: Report | None = None
 
 
 class Control:
@@ -116,26 +157,64 @@ class Control:
 
     def _serve(self, client: _Client) -> None:
         try:
-            if client.answer is None:
+            if not client.asked:
                 self._read(client)
-            if client.answer is not None:
-                self._write(client)
+            if client.output:
+                client.output = client.output[client.sock.send(client.output) :]
+            elif client.asked and not client.sock.recv(LONGEST_REQUEST):
+                self._drop(client)  # it waited for a report, and has gone
+                return
         except BlockingIOError:
-            return
+            pass
         except OSError:
             self._drop(client)
+            return
+        self._expect(client)
 
     def _read(self, client: _Client) -> None:
         data = client.sock.recv(LONGEST_REQUEST - len(client.request))
         client.request += data
         line, newline, _ = client.request.partition(b"\n")
         if newline:
-            client.answer = json.dumps(self._answer(line)).encode() + b"\n"
-            self._selector.modify(client.sock, selectors.EVENT_WRITE, lambda: self._serve(client))
+            client.asked = True
+            self._answered(client, self._answer(line))
         elif not data or len(client.request) == LONGEST_REQUEST:
             self._drop(client)
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    def _answered(self, client: _Client, answer: Line | Report) -> None:
+        if isinstance(answer, Report):
+            client.report = answer
+            answer.attach(lambda: self._report(client))
+        else:
+            client.output = _encoded(answer)
+
+    def _report(self, client: _Client) -> None:
+        """There is more to tell."""
+        if client.report is None:
+            return
+        if not client.output:
+            client.until = self._clock() + PATIENCE_S
+        client.output += client.report.take()
+        if client.report.ended:
+            client.report = None
+        if len(client.output) > MOST_UNREAD:
+            self._drop(client)
+        else:
+            self._expect(client)
+
+    def _expect(self, client: _Client) -> None:
+        """Decide what to wait for: a request, room to send, or news for a report; or that was all."""
+        if client.sock.fileno() not in self._clients:
+            return
+        if client.output:
+            self._selector.modify(client.sock, selectors.EVENT_WRITE, lambda: self._serve(client))
+        elif client.report is not None:
+            client.until = math.inf
+            self._selector.modify(client.sock, selectors.EVENT_READ, lambda: self._serve(client))
+        elif client.asked:
+            self._drop(client)
+
+    def _answer(self, line: bytes) -> Line | Report:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError):
@@ -146,15 +225,11 @@ class Control:
             return {"error": f"there is no such command; there are: {', '.join(sorted(self._handlers))}"}
         return handler(request)
 
-    def _write(self, client: _Client) -> None:
-        answer = client.answer or b""
-        client.answer = answer[client.sock.send(answer) :]
-        if not client.answer:
-            self._drop(client)
-
     def _drop(self, client: _Client) -> None:
         if self._clients.pop(client.sock.fileno(), None) is None:
             return
+        if client.report is not None:
+            client.report.lost, client.report = True, None
         self._selector.unregister(client.sock)
         client.sock.close()
         if self._paused and self._listening is not None:
@@ -170,17 +245,49 @@ class Control:
         self._listening = None
 
 
-def ask(path: Path, command: str, timeout_s: float) -> dict[str, Any]:
+def ask(path: Path, command: str, timeout_s: float) -> Line:
     """One request from another process. Raises OSError when nobody answers in time, ValueError for no answer."""
+    for line in converse(path, {"command": command}, lambda: timeout_s):
+        return line
+    raise ValueError("there is no answer")
+
+
+def converse(path: Path, request: Mapping[str, Any], patience_s: Callable[[], float]) -> Iterator[Line]:
+    """One request, and all lines of the answer. `patience_s` says before each how long to wait for it.
+
+    Raises OSError when nothing comes in time, ValueError for what is no answer.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(timeout_s)
+        sock.settimeout(max(patience_s(), 0.001))
         sock.connect(str(path))
-        sock.sendall(json.dumps({"command": command}).encode() + b"\n")
-        with sock.makefile("rb") as answer:
-            found = json.loads(answer.readline())
+        sock.sendall(_encoded(request))
+        received = b""
+        while True:
+            line, newline, rest = received.partition(b"\n")
+            if newline:
+                received = rest
+                yield _decoded(line)
+                continue
+            sock.settimeout(max(patience_s(), 0.001))
+            data = sock.recv(65536)
+            if not data:
+                return
+            received += data
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line).encode() + b"\n"
+
+
+def _decoded(line: bytes) -> Line:
+    found = json.loads(line)
     if not isinstance(found, dict):
         raise ValueError("the answer is no object")
     return found
+
+
+def _nothing() -> None:
+    """Nobody listens yet."""
 
 
 def _user(sock: socket.socket) -> int:

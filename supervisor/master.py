@@ -18,11 +18,13 @@ from typing import Any, Final, NoReturn
 from gunicorn import SERVER_SOFTWARE, util
 from resonate.supervisor import address, status
 from resonate.supervisor.application import Application
-from resonate.supervisor.children import Workers, obituary
-from resonate.supervisor.control import Control
+from resonate.supervisor.children import Workers, ending, obituary
+from resonate.supervisor.control import Control, Line, Report
 from resonate.supervisor.listeners import Listeners
+from resonate.supervisor.process import Process, Role, State
 from resonate.supervisor.readiness import Readiness
-from resonate.supervisor.roster import SLOTS, Action, Kill, Limits, Process, Release, Role, Roster, Spawn, State, Steer
+from resonate.supervisor.reloading import Reloading, limits
+from resonate.supervisor.roster import Action, Bequeath, Kill, Release, Roster, Spawn, Steer
 from resonate.supervisor.signals import Signals
 
 from resonate.bus.directory import pid_of
@@ -30,29 +32,31 @@ from resonate.bus.spawn import spawn
 from resonate.errors import ConfigurationError
 from resonate.server.scoreboard import Restarts, Scoreboard
 from resonate.server.service import share
+from resonate.settings import MAX_WORKERS, Settings
 
-#: The longest wait of the loop, and what it is while somebody boots.
+#: The longest wait of the loop, and what it is while somebody boots or a reload is followed.
 TURN_S: Final = 1.0
-BOOTING_TURN_S: Final = 0.05
+BUSY_TURN_S: Final = 0.05
+#: Those that serve, their heirs, and as many again that have not come to their end yet.
+ROWS: Final = 4 * MAX_WORKERS
 #: Between looks at the files in the run directory.
 DIRECTORY_LOOK_S: Final = 1.0
 
 
 class Master:
-    """Serves what `app` holds. `run` is all there is to call."""
+    """Serves what `app` holds, and after a reload what `load` returns then. `run` is all there is to call."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, load: Callable[[], Settings]) -> None:
         os.environ["SERVER_SOFTWARE"] = SERVER_SOFTWARE
-        self.app, self.settings, self.cfg = app, app.settings, app.cfg
+        self.app, self.settings, self.cfg, self.load = app, app.settings, app.cfg, load
         self.pid, self.started_at = os.getpid(), time.monotonic()
         self.log = app.cfg.logger_class(app.cfg)
         if app.debug:
             self.log.error_log.setLevel(logging.DEBUG)
         self.log.close_on_exec()
         server = app.settings.server
-        limits = Limits(graceful_timeout_s=self.cfg.graceful_timeout, worker_timeout_s=server.worker_timeout)
-        self.roster = Roster(server.workers, server.bus_shards, limits)
-        self.scoreboard = Scoreboard(SLOTS)
+        self.roster = Roster(server.workers, server.bus_shards, limits(app))
+        self.scoreboard = Scoreboard(ROWS)
         self.selector = selectors.PollSelector()  # an epoll instance would be shared with the children
         self._directory_looked_at = 0.0
         self._directory_trouble = ""
@@ -78,7 +82,8 @@ class Master:
     def _open(self) -> None:
         self.app.shared = share(self.settings, self.log)
         self.directory = self.app.shared.directory
-        self.control = Control(self.directory.control, {"status": self._status}, self.selector, time.monotonic)
+        handlers = {"status": self._status, "reload": self._asked_to_reload, "stop": self._asked_to_stop}
+        self.control = Control(self.directory.control, handlers, self.selector, time.monotonic)
         try:
             self._open_control()
             self.listeners = self._listen()
@@ -88,8 +93,10 @@ class Master:
             raise
         self.signals = Signals([*self._on_signal, signal.SIGCHLD])
         self.selector.register(self.signals, selectors.EVENT_READ, lambda: None)
-        self.workers = Workers(self.app, self.log, self.listeners, self.scoreboard, self._close_in_child)
+        apps = {self.roster.serving.number: self.app}
+        self.workers = Workers(apps, self.log, self.listeners, self.scoreboard, self._close_in_child)
         self.readiness = Readiness(self.settings, self.log, self.listeners.names(), self.started_at)
+        self.reloading = Reloading(self.load, self.log, self.roster, self.workers, self.readiness)
         self.readiness.greet()
         util._setproctitle(f"master [{self.cfg.proc_name}]")
 
@@ -125,6 +132,7 @@ class Master:
         for action in self.roster.due(time.monotonic()):
             self._on_action[type(action)](self, action)
         self.readiness.look(self.roster, time.monotonic())
+        self.reloading.look(time.monotonic())
         self._wait()
         for number in self.signals.taken():
             self._handle(number)
@@ -132,7 +140,7 @@ class Master:
 
     def _wait(self) -> None:
         booting = any(process.state is State.STARTING for process in self.roster.processes.values())
-        for key, _ in self.selector.select(BOOTING_TURN_S if booting else TURN_S):
+        for key, _ in self.selector.select(BUSY_TURN_S if booting or self.roster.reloading else TURN_S):
             key.data()
 
     def _observe(self) -> None:
@@ -150,7 +158,7 @@ class Master:
     def _has_booted(self, process: Process) -> bool:
         """A worker says so on the scoreboard; a shard has made its inbox."""
         if process.role is Role.WORKER:
-            return self.scoreboard.row(process.slot).ready
+            return self.workers.reported(process.pid).ready
         name = self.directory.shard(process.slot)
         return name is not None and pid_of(name) == process.pid
 
@@ -183,13 +191,12 @@ class Master:
             self._gone(pid, how)
 
     def _gone(self, pid: int, how: int) -> None:
-        gone = self.roster.exited(pid, time.monotonic())
+        gone = self.roster.exited(pid, time.monotonic(), ending(how))
         if gone is None:  # as process 1 of a container we are given orphans of others
             self.log.debug("Reaped unknown child process (pid:%s, status:%s)", pid, how)
             return
         if gone.process.role is Role.WORKER:
             self.workers.forget(pid)
-            self.scoreboard.clear(gone.process.slot)
         restarts = self.roster.restarts
         self.scoreboard.record(Restarts(workers=restarts[Role.WORKER], shards=restarts[Role.SHARD]))
         said = obituary(gone, how)
@@ -198,24 +205,27 @@ class Master:
             self.log.log(level, "%s", text)
 
     def _spawn(self, action: Spawn) -> None:
+        role, slot, _ = action.place
+        if action.place not in self.roster.wanted:  # a failure just before has ended a reload
+            return
         try:
-            pid = self._spawn_shard(action) if action.role is Role.SHARD else self._fork(action)
+            pid = self._spawn_shard(slot) if role is Role.SHARD else self.workers.fork(action, self.roster.sharded)
         except OSError as error:
-            pause_s = self.roster.failed(action, time.monotonic())
-            self.log.error(
-                "%s %d cannot be started: %s; next attempt in %.0f s", action.role.value, action.slot, error, pause_s
-            )
+            why = error.strerror or str(error)
+            pause_s = self.roster.failed(action, time.monotonic(), why)
+            then = "" if pause_s is None else f"; next attempt in {pause_s:.0f} s"
+            self.log.error("%s %d cannot be started: %s%s", role.value, slot, why, then)
             return
         self.roster.spawned(action, pid, time.monotonic())
 
-    def _fork(self, action: Spawn) -> int:
-        return self.workers.fork(action, self.roster.sharded)
-
-    def _spawn_shard(self, action: Spawn) -> int:
-        server = self.settings.server
-        pid = spawn(self.directory, action.slot, server.worker_timeout, server.log_format)
-        self.log.info("Booting shard %d with pid: %d", action.slot, pid)
+    def _spawn_shard(self, index: int) -> int:
+        server = self.reloading.app.settings.server
+        pid = spawn(self.directory, index, server.worker_timeout, server.log_format)
+        self.log.info("Booting shard %d with pid: %d", index, pid)
         return pid
+
+    def _bequeath(self, action: Bequeath) -> None:
+        self.workers.name_heir(action.pid, action.heir)
 
     def _kill(self, action: Kill) -> None:
         process = self.roster.processes[action.pid]
@@ -231,6 +241,7 @@ class Master:
 
     _on_action: Final[dict[type[Action], Callable[[Master, Any], None]]] = {
         Spawn: _spawn,
+        Bequeath: _bequeath,
         Kill: _kill,
         Steer: _steer,
         Release: _release,
@@ -247,12 +258,18 @@ class Master:
     def _stop(self, number: signal.Signals) -> None:
         """The second time, people at a terminal have lost patience; a process manager that asks twice has not."""
         if not self.roster.stopping:
-            self.readiness.stopping()
-            self.listeners.close()  # when the workers have closed theirs, connections are refused
-            self.roster.stop(time.monotonic())
+            self._begin_stop()
         elif number is not signal.SIGTERM:
             self.log.info("Quick shutdown requested")
             self.roster.hurry(time.monotonic())
+
+    def _begin_stop(self) -> None:
+        self.readiness.stopping()
+        self.listeners.close()  # when the workers have closed theirs, connections are refused
+        self.roster.stop(time.monotonic())
+
+    def _reload(self, number: signal.Signals) -> None:
+        self.reloading.wish()
 
     def _resize(self, number: signal.Signals) -> None:
         before = self.roster.workers
@@ -269,8 +286,8 @@ class Master:
                 os.kill(process.pid, number)
 
     def _not_yet(self, number: signal.Signals) -> None:
-        """A reload would disconnect everybody in this version, and so would a second master: say so instead."""
-        self.log.warning("%s is ignored: this version changes its configuration by a restart", number.name)
+        """A second master would disconnect everybody in this version: say so instead."""
+        self.log.warning("%s is ignored: this version has no second master; SIGHUP reloads", number.name)
 
     def _ignore(self, number: signal.Signals) -> None:
         """A terminal has changed its size."""
@@ -282,20 +299,30 @@ class Master:
         signal.SIGTTIN: _resize,
         signal.SIGTTOU: _resize,
         signal.SIGUSR1: _reopen_logs,
-        signal.SIGHUP: _not_yet,
+        signal.SIGHUP: _reload,
         signal.SIGUSR2: _not_yet,
         signal.SIGWINCH: _ignore,
     }
 
     # --- the control socket ------------------------------------------------------------------------------------------
 
-    def _status(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _status(self, request: Line) -> Line:
         return status.overview(
             self.roster,
-            self.scoreboard,
+            self.workers.reported,
             pid=self.pid,
             started_at=self.started_at,
             now=time.monotonic(),
             run_dir=str(self.directory.path),
             listening=self.readiness.names,
         )
+
+    def _asked_to_reload(self, request: Line) -> Line | Report:
+        return self.reloading.asked(request)
+
+    def _asked_to_stop(self, request: Line) -> Line:
+        """It is answered at once; who wants to know when it is over waits for this process to end."""
+        if not self.roster.stopping:
+            self.log.info("asked to stop")
+            self._begin_stop()
+        return {"ok": True, "within_s": self.roster.serving.limits.graceful_timeout_s}

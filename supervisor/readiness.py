@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, Final
 
 from gunicorn import systemd
 from resonate.supervisor import address
-from resonate.supervisor.roster import Place, Roster
+from resonate.supervisor.process import Place
+from resonate.supervisor.roster import Roster
 
 from resonate import __version__
 from resonate.settings import Settings
@@ -44,6 +46,19 @@ class Readiness:
             self._complain_at = now + PATIENCE_S
             self._log.warning("waiting for %s to be ready", _listed(missing))
 
+    def reloading(self) -> None:
+        """A reload begins. The time is for systemd: what it has heard of us before is from before."""
+        if not self._said:  # it is told that we are ready, first
+            return
+        now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        systemd.sd_notify(f"RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS=reloading", self._log)
+
+    def reloaded(self, status: str, settings: Settings) -> None:
+        """It has come to its end, whatever it was; these settings hold. systemd wants to know no more than that."""
+        self._settings = settings
+        if self._said:
+            systemd.sd_notify(f"READY=1\nSTATUS=ready at {self._url()}; {status}", self._log)
+
     def stopping(self) -> None:
         """At the end."""
         self._said = True
@@ -73,4 +88,4 @@ class Readiness:
 
 
 def _listed(places: list[Place]) -> str:
-    return ", ".join(f"{role.value} {slot}" for role, slot in places)
+    return ", ".join(f"{place.role.value} {place.slot}" for place in places)

@@ -2,21 +2,23 @@
 
 The edge tells what happened (`spawned`, `ready`, `heard`, `exited`, ...) and asks with `due` what is to be done now.
 What it was asked to spawn, and did not, it is asked for again: nothing here waits for an answer.
+
+Workers come in generations. One serves; during a reload there are its heirs beside it, until all of them are ready and
+serve in its place, or one fails and all of them go. One rule is for everybody who goes, whatever the cause: whose slot
+another one has is told at once, others yield first; and who has served bequeaths its connections to one that serves.
 """
 
 from __future__ import annotations
 
-import itertools
 import signal
+from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from resonate.settings import MAX_WORKERS
+from resonate.supervisor.generation import Generation, Progress, Reload, Turn, bounded
+from resonate.supervisor.process import SIGNALS, Backoff, Limits, Place, Process, Role, State, Step
 
-#: A life shorter than this is a quick death; the first is followed by a new process at once, the others by a pause.
-QUICK_DEATH_S: Final = 10.0
 LONGEST_PAUSE_S: Final = 30.0
 #: The same for a shard: without it nobody is served.
 LONGEST_SHARD_PAUSE_S: Final = 2.0
@@ -29,91 +31,8 @@ SHARD_GRACE_S: Final = 3.0
 HURRY_S: Final = 2.0
 #: A worker may be silent for this long while it imports what it hosts, if `worker_timeout` is shorter.
 BOOT_S: Final = 60.0
-#: Slots: those that are wanted, and as many again in which retiring workers come to their end.
-SLOTS: Final = 2 * MAX_WORKERS
-#: There is one until a reload makes heirs.
-GENERATION: Final = 1
-
-
-class Role(Enum):
-    """What a process is; the value is its name for people."""
-
-    WORKER = "worker"
-    SHARD = "shard"
-
-
-class State(Enum):
-    """How far a process is in its life; the value is its name for people."""
-
-    STARTING = "starting"
-    READY = "ready"
-    YIELDING = "yielding"  # gets no new connections, before it is told to go
-    RETIRING = "retiring"  # has been told to go
-    ABORTED = "aborted"  # was silent
-    KILLED = "killed"
-    GONE = "gone"
-
-
-class Step(Enum):
-    """What moves it on."""
-
-    BOOT = auto()
-    YIELD = auto()
-    RETIRE = auto()
-    ABORT = auto()
-    KILL = auto()
-    EXIT = auto()
-
-
-#: Any process may exit at any time; all else goes one way. What is missing here is a defect, and raises KeyError.
-TRANSITIONS: Final[dict[State, dict[Step, State]]] = {
-    State.STARTING: {
-        Step.BOOT: State.READY,
-        Step.YIELD: State.YIELDING,
-        Step.RETIRE: State.RETIRING,
-        Step.ABORT: State.ABORTED,
-        Step.EXIT: State.GONE,
-    },
-    State.READY: {
-        Step.YIELD: State.YIELDING,
-        Step.RETIRE: State.RETIRING,
-        Step.ABORT: State.ABORTED,
-        Step.EXIT: State.GONE,
-    },
-    State.YIELDING: {Step.RETIRE: State.RETIRING, Step.ABORT: State.ABORTED, Step.EXIT: State.GONE},
-    State.RETIRING: {Step.ABORT: State.ABORTED, Step.KILL: State.KILLED, Step.EXIT: State.GONE},
-    State.ABORTED: {Step.KILL: State.KILLED, Step.EXIT: State.GONE},
-    State.KILLED: {Step.EXIT: State.GONE},
-    State.GONE: {},
-}
-
-_SIGNALS: Final = {Step.RETIRE: signal.SIGTERM, Step.ABORT: signal.SIGABRT, Step.KILL: signal.SIGKILL}
-
-#: A worker's slot or a shard's number.
-Place: TypeAlias = tuple[Role, int]
-
-
-@dataclass
-class Process:
-    """One that has been spawned and not yet reaped. `since` is when it came into its state."""
-
-    role: Role
-    slot: int
-    generation: int
-    pid: int
-    started_at: float
-    since: float
-    state: State = State.STARTING
-    heard_at: float | None = None
-
-    @property
-    def place(self) -> Place:
-        """Where it stands."""
-        return self.role, self.slot
-
-    def take(self, step: Step, now: float) -> None:
-        """Move on."""
-        self.state, self.since = TRANSITIONS[self.state][step], now
+#: Shards have one generation: they outlive reloads.
+FIRST: Final = 1
 
 
 # --- what is to be done ----------------------------------------------------------------------------------------------
@@ -123,9 +42,15 @@ class Process:
 class Spawn:
     """Start a process; `spawned` or `failed` is expected."""
 
-    role: Role
-    slot: int
-    generation: int
+    place: Place
+
+
+@dataclass(frozen=True)
+class Bequeath:
+    """The connections of one worker go to another; 0: to nobody any more. The first has been told to go, or is next."""
+
+    pid: int
+    heir: int
 
 
 @dataclass(frozen=True)
@@ -150,7 +75,7 @@ class Release:
     slot: int
 
 
-Action: TypeAlias = Spawn | Kill | Steer | Release
+Action: TypeAlias = Spawn | Bequeath | Kill | Steer | Release
 
 
 @dataclass(frozen=True)
@@ -163,61 +88,63 @@ class Exit:
     retry_in_s: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Seconds; from the settings."""
-
-    graceful_timeout_s: float
-    worker_timeout_s: float
-
-
-@dataclass
-class _Backoff:
-    """Of one place."""
-
-    longest_s: float
-    quick_deaths: int = 0
-    not_before: float = float("-inf")
-
-    def died(self, lived_s: float, now: float) -> float:
-        """Note a death; returns the pause before the next life."""
-        self.quick_deaths = self.quick_deaths + 1 if lived_s < QUICK_DEATH_S else 0
-        pause = min(2.0 ** (self.quick_deaths - 2), self.longest_s) if self.quick_deaths > 1 else 0.0
-        self.not_before = now + pause
-        return pause
-
-
-@dataclass
 class Roster:
-    """`workers` and `shards` are how many are wanted. One worker has its shard inside; see `sharded`."""
+    """`workers` and `shards` are how many are wanted. One worker has its shard inside; see `sharded`.
 
-    workers: int
-    shards: int
-    limits: Limits
-    processes: dict[int, Process] = field(default_factory=dict)
-    restarts: dict[Role, int] = field(default_factory=lambda: dict.fromkeys(Role, 0))
-    sharded: bool = False  # whether shards are processes: from two workers or shards on, and then for ever
-    _slots: set[int] = field(default_factory=set)  # of the workers that are wanted
-    _open: set[int] = field(default_factory=set)  # slots that have a socket
-    _steered: frozenset[int] | None = None
-    _backoffs: dict[Place, _Backoff] = field(default_factory=dict)
-    _stop_by: float | None = None  # when workers that have not gone are killed; None: not stopping
+    `reload` is the one that is under way, or the last one; None before the first.
+    """
 
-    def __post_init__(self) -> None:
-        self.resize(self.workers)
+    def __init__(self, workers: int, shards: int, limits: Limits) -> None:
+        self.shards = shards
+        self.serving = Generation(FIRST, bounded(workers), limits)
+        self.processes: dict[int, Process] = {}
+        self.restarts: dict[Role, int] = dict.fromkeys(Role, 0)
+        #: Whether shards are processes: from two workers or shards on, also if one is an heir; and then for ever.
+        self.sharded = self.serving.workers > 1 or shards > 1
+        self.reload: Reload | None = None
+        self._heirs: Generation | None = None
+        self._open: set[int] = set()  # slots that have a socket
+        self._steered: frozenset[int] | None = None
+        self._backoffs: dict[Place, Backoff] = {}
+        self._stop_by: float | None = None  # when workers that have not gone are killed; None: not stopping
 
     # --- what happened -----------------------------------------------------------------------------------------------
 
     def resize(self, workers: int) -> int:
-        """So many workers from now on, as far as the bounds allow; returns how many."""
-        self.workers = min(max(workers, 1), MAX_WORKERS)
-        self.sharded = self.sharded or self.workers > 1 or self.shards > 1
+        """So many workers from now on, as far as the bounds allow; returns how many.
+
+        During a reload its heirs are as many, and those that serve become as many more or fewer: nothing is lost,
+        whatever comes of it.
+        """
+        by = bounded(workers) - self.workers
+        for generation in self._generations:
+            generation.workers = bounded(generation.workers + by)
+        self.sharded = self.sharded or self.workers > 1
         return self.workers
+
+    def begin_reload(
+        self, now: float, health_timeout_s: float, workers: int | None = None, limits: Limits | None = None
+    ) -> Reload:
+        """Have heirs beside those who serve, as many as `workers`; None leaves a thing as it is.
+
+        They have `health_timeout_s` to become ready. Not while there is another reload, and not in a stop.
+        """
+        if self.stopping or self.reloading:
+            raise RuntimeError("not now")
+        number = self.serving.number + 1 if self.reload is None else self.reload.number + 1
+        self._heirs = Generation(number, bounded(workers or self.workers), limits or self.serving.limits)
+        self.sharded = True  # heirs and those who serve work together, also where there is one of each
+        self.reload = Reload(number, now, health_timeout_s)
+        return self.reload
 
     def stop(self, now: float) -> None:
         """Everybody goes: first the workers, within their `graceful_timeout_s`, then the shards."""
-        if self._stop_by is None:
-            self._stop_by = now + self.limits.graceful_timeout_s
+        if self._stop_by is not None:
+            return
+        self._stop_by = now + self.serving.limits.graceful_timeout_s
+        self._heirs = None
+        if self.reload is not None and not self.reload.over:
+            self.reload.take(Turn.STOP, now, "the server stops")
 
     def hurry(self, now: float) -> None:
         """A stop that takes too long for someone."""
@@ -226,13 +153,18 @@ class Roster:
 
     def spawned(self, spawn: Spawn, pid: int, now: float) -> Process:
         """It has been done."""
-        process = Process(spawn.role, spawn.slot, spawn.generation, pid, started_at=now, since=now)
+        heirs = self._heirs
+        limits = heirs.limits if heirs and spawn.place.generation == heirs.number else self.serving.limits
+        process = Process(spawn.place, pid, limits, started_at=now, since=now)
         self.processes[pid] = process
         return process
 
-    def failed(self, spawn: Spawn, now: float) -> float:
-        """It could not be done; returns the seconds until it is tried again."""
-        return self._backoff((spawn.role, spawn.slot)).died(0.0, now)
+    def failed(self, spawn: Spawn, now: float, why: str) -> float | None:
+        """It could not be done; returns the seconds until it is tried again, or None: that was the end of a reload."""
+        if self._is_heir(spawn.place):
+            self._roll_back(f"worker {spawn.place.slot} cannot be started: {why}", now)
+            return None
+        return self._backoff(spawn.place).died(0.0, now)
 
     def ready(self, pid: int, now: float) -> None:
         """It has booted."""
@@ -245,21 +177,33 @@ class Roster:
         if pid in self.processes:
             self.processes[pid].heard_at = at
 
-    def exited(self, pid: int, now: float) -> Exit | None:
-        """It has gone; None when it was none of ours."""
+    def exited(self, pid: int, now: float, how: str = "has ended") -> Exit | None:
+        """It has gone; None when it was none of ours.
+
+        One that serves is replaced, also during a reload: by one of its own generation, with its settings, since the
+        reload may yet be rolled back. One of the heirs is not: that is the end of the reload.
+        """
         process = self.processes.pop(pid, None)
         if process is None:
             return None
         expected, killed = process.state in (State.RETIRING, State.KILLED), process.state is State.KILLED
         process.take(Step.EXIT, now)
-        if process.place not in self._wanted():
+        if self._is_heir(process.place):
+            self._roll_back(f"worker {process.slot} (pid {pid}) {how} before all were ready", now)
+            return Exit(process, expected, killed, None)
+        if process.place not in self.wanted:
             self._backoffs.pop(process.place, None)
             return Exit(process, expected, killed, None)
         self.restarts[process.role] += 1
         pause = self._backoff(process.place).died(now - process.started_at, now)
         return Exit(process, expected, killed, pause)
 
-    # --- what is so --------------------------------------------------------------------------------------------------
+    # --- how it stands -----------------------------------------------------------------------------------------------
+
+    @property
+    def workers(self) -> int:
+        """How many are wanted; during a reload, how many heirs."""
+        return self._generations[-1].workers
 
     @property
     def stopping(self) -> bool:
@@ -272,50 +216,114 @@ class Roster:
         return self.stopping and not self.processes
 
     @property
+    def reloading(self) -> bool:
+        """Whether a reload is under way."""
+        return self.reload is not None and not self.reload.over
+
+    @property
     def unready(self) -> list[Place]:
-        """What is wanted and has no process that is ready."""
+        """What is needed to serve and has no process that is ready."""
         ready = {process.place for process in self.processes.values() if process.state is State.READY}
-        return [place for place in self._wanted() if place not in ready]
+        heirs = () if self._heirs is None else _places(self._heirs)
+        return [place for place in self.wanted if place not in ready and place not in heirs]
+
+    def old_workers(self, generation: int) -> list[Process]:
+        """Those that a generation replaces and that live."""
+        return [process for process in self._workers if process.generation < generation]
+
+    def ready_workers(self, generation: int) -> list[Process]:
+        """Those of a generation."""
+        return [
+            process for process in self._workers if process.generation == generation and process.state is State.READY
+        ]
+
+    def progress(self, reload: Reload) -> Progress:
+        """How far that reload is."""
+        ready, old = self.ready_workers(reload.number), self.old_workers(reload.number)
+        return Progress(reload.number, reload.phase, len(ready), self.workers, len(old))
 
     # --- what to do --------------------------------------------------------------------------------------------------
 
     def due(self, now: float) -> list[Action]:
         """What is to be done now, in this order."""
+        self._judge(now)
         self._assign_slots()
         return [*self._steer(), *self._moves(now), *self._releases(), *self._spawns(now)]
 
+    def _judge(self, now: float) -> None:
+        """Move a reload on, if it is time."""
+        reload, heirs = self.reload, self._heirs
+        if reload is None or reload.over:
+            return
+        if heirs is None:
+            if not self.old_workers(reload.number):
+                reload.take(Turn.FINISH, now)
+            return
+        ready = {process.slot for process in self.ready_workers(heirs.number)}
+        if ready >= heirs.slots and len(heirs.slots) == heirs.workers:
+            reload.take(Turn.PROMOTE, now)
+            self.serving, self._heirs = heirs, None
+            self._backoffs = {place: it for place, it in self._backoffs.items() if place.role is Role.SHARD}
+        elif now >= reload.deadline:
+            missing = heirs.workers - len(ready & heirs.slots)
+            self._roll_back(f"after {reload.health_timeout_s:g} s {missing} of {heirs.workers} are not ready", now)
+
+    def _roll_back(self, reason: str, now: float) -> None:
+        self._heirs = None
+        if self.reload is not None:
+            self.reload.take(Turn.ROLL_BACK, now, reason)
+
     def _assign_slots(self) -> None:
-        """The highest slot is given up first. A new worker takes one in which nobody is coming to an end."""
-        while len(self._slots) > self.workers:
-            self._slots.remove(max(self._slots))
-        taken = self._slots | self._occupied()
-        free = (slot for slot in range(SLOTS) if slot not in taken)
-        self._slots.update(itertools.islice(free, self.workers - len(self._slots)))
+        """The highest slot is given up first. A new worker takes one in which nobody is coming to an end.
+
+        Heirs are in the slots of those that they follow, as far as there are as many: they accept from the same socket.
+        """
+        all_wanted = set().union(*(generation.slots for generation in self._generations))
+        occupied = {process.slot for process in self._workers}
+        for generation in self._generations:
+            own = {process.slot for process in self._workers if process.generation == generation.number}
+            generation.assign(all_wanted, occupied, own)
+            all_wanted |= generation.slots
 
     def _steer(self) -> Iterator[Steer]:
-        """New connections wait in the queue of a slot whose worker boots; so they go to others while there are any."""
+        """New connections wait in the queue of a slot whose worker boots; so they go to others while there are any.
+
+        A slot that only heirs have gets none: they may have to go.
+        """
         if self.stopping:
             return
-        ready, starting = (self._slots & self._occupied(state) for state in (State.READY, State.STARTING))
-        slots = frozenset(ready or starting or self._slots)
+        wanted = set(self.wanted)
+        ready, starting = (
+            {process.slot for process in self._workers if process.place in wanted and process.state is state}
+            & self.serving.slots
+            for state in (State.READY, State.STARTING)
+        )
+        slots = frozenset(ready or starting or self.serving.slots)
         if slots != self._steered:
             self._steered = slots
             yield Steer(slots)
 
-    def _moves(self, now: float) -> Iterator[Kill]:
-        wanted = set(self._wanted())
+    def _moves(self, now: float) -> Iterator[Bequeath | Kill]:
+        """Everybody moves on before it is said who inherits: an heir that is given up now is none."""
+        wanted = set(self.wanted)
+        steps = {}
         for process in self.processes.values():
-            step = self._next_step(process, process.place in wanted, now)
+            step = steps[process.pid] = self._next_step(process, process.place in wanted, now)
             if step is not None:
                 process.take(step, now)
-            if step in _SIGNALS:
-                yield Kill(process.pid, _SIGNALS[step])
+        for process in self.processes.values():
+            step = steps[process.pid]
+            if process.state is State.RETIRING and (step is Step.RETIRE or process.heir):
+                yield from self._bequeath(process, wanted)
+            if step in SIGNALS:
+                yield Kill(process.pid, SIGNALS[step])
 
     def _next_step(self, process: Process, wanted: bool, now: float) -> Step | None:
         lasts_s = now - process.since
         match process.state:
             case State.STARTING | State.READY if not wanted:
-                return Step.RETIRE if self.stopping or process.role is Role.SHARD else Step.YIELD
+                at_once = self.stopping or process.role is Role.SHARD or process.slot in self.serving.slots
+                return Step.RETIRE if at_once else Step.YIELD
             case State.YIELDING if self.stopping or lasts_s >= YIELD_S:
                 return Step.RETIRE
             case State.RETIRING if now >= self._killed_at(process):
@@ -326,49 +334,79 @@ class Roster:
                 return Step.ABORT
         return None
 
+    def _bequeath(self, process: Process, wanted: Collection[Place]) -> Iterator[Bequeath]:
+        """Name an heir for one that has served, or another one in place of one that does not serve any more.
+
+        Until there is another the name stays: whose heir has died waits. In a stop there is nobody to wait for.
+        """
+        heirs = [] if self.stopping else [it for it in self.ready_workers(self.serving.number) if it.place in wanted]
+        if not process.booted or any(heir.pid == process.heir for heir in heirs):
+            return
+        bequests = Counter(it.heir for it in self.processes.values() if it.state is State.RETIRING)
+        best = min(heirs, key=lambda heir: (heir.slot != process.slot, bequests[heir.pid]), default=None)
+        if best is not None or (self.stopping and process.heir):
+            process.heir = best.pid if best is not None else 0
+            yield Bequeath(process.pid, process.heir)
+
     def _killed_at(self, process: Process) -> float:
         """When a retiring process has had its time."""
         if process.role is Role.SHARD:
             return process.since + SHARD_GRACE_S
-        by = process.since + self.limits.graceful_timeout_s
+        by = process.since + process.limits.graceful_timeout_s
         return by if self._stop_by is None else min(by, self._stop_by)
 
     def _silent(self, process: Process, now: float) -> bool:
         if process.role is Role.SHARD:  # the workers watch shards once they can talk to them
             return process.state is State.STARTING and now - process.started_at > BOOT_S
-        timeout = self.limits.worker_timeout_s
+        timeout = process.limits.worker_timeout_s
         if process.heard_at is None:
             return now - process.started_at > max(timeout, BOOT_S)
         return now - process.heard_at > timeout
 
     def _releases(self) -> Iterator[Release]:
-        for slot in sorted(self._open - self._slots - self._occupied()):
+        used = {process.slot for process in self._workers}
+        for slot in sorted(self._open - used.union(*(generation.slots for generation in self._generations))):
             self._open.remove(slot)
             yield Release(slot)
 
     def _spawns(self, now: float) -> Iterator[Spawn]:
         occupied = {process.place for process in self.processes.values()}
-        for role, slot in self._wanted():
-            if (role, slot) not in occupied and now >= self._backoff((role, slot)).not_before:
-                if role is Role.WORKER:
-                    self._open.add(slot)
-                yield Spawn(role, slot, GENERATION)
+        for place in self.wanted:
+            if place not in occupied and now >= self._backoff(place).not_before:
+                if place.role is Role.WORKER:
+                    self._open.add(place.slot)
+                yield Spawn(place)
 
-    def _wanted(self) -> list[Place]:
+    # --- who ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _generations(self) -> list[Generation]:
+        """Those that are wanted."""
+        return [self.serving] if self._heirs is None else [self.serving, self._heirs]
+
+    @property
+    def wanted(self) -> list[Place]:
         """Shards first: workers look for them. In a stop they are needed as long as there are workers."""
-        shards = self.sharded and (not self.stopping or bool(self._occupied()))
-        slots: Collection[int] = () if self.stopping else sorted(self._slots)
-        return [
-            *((Role.SHARD, index) for index in range(self.shards if shards else 0)),
-            *((Role.WORKER, slot) for slot in slots),
-        ]
+        shards = self.sharded and (not self.stopping or bool(self._workers))
+        places = [Place(Role.SHARD, index, FIRST) for index in range(self.shards if shards else 0)]
+        if not self.stopping:
+            for generation in self._generations:
+                places += _places(generation)
+        return places
 
-    def _occupied(self, state: State | None = None) -> set[int]:
-        """Slots of the workers that live, or that are in this state."""
-        workers = (process for process in self.processes.values() if process.role is Role.WORKER)
-        return {process.slot for process in workers if state in (None, process.state)}
+    def _is_heir(self, place: Place) -> bool:
+        return self._heirs is not None and place in _places(self._heirs)
 
-    def _backoff(self, place: Place) -> _Backoff:
+    @property
+    def _workers(self) -> list[Process]:
+        return [process for process in self.processes.values() if process.role is Role.WORKER]
+
+    def _backoff(self, place: Place) -> Backoff:
         if place not in self._backoffs:
-            self._backoffs[place] = _Backoff(LONGEST_SHARD_PAUSE_S if place[0] is Role.SHARD else LONGEST_PAUSE_S)
+            longest_s = LONGEST_SHARD_PAUSE_S if place.role is Role.SHARD else LONGEST_PAUSE_S
+            self._backoffs[place] = Backoff(longest_s)
         return self._backoffs[place]
+
+
+def _places(generation: Generation) -> list[Place]:
+    return [Place(Role.WORKER, slot, generation.number) for slot in sorted(generation.slots)]

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from resonate.supervisor import control
-from resonate.supervisor.roster import Process, Role, Roster
+from resonate.supervisor.process import Process, Role
+from resonate.supervisor.roster import Roster
 
 from resonate import __version__
-from resonate.server.scoreboard import Scoreboard
+from resonate.server.scoreboard import Row
 
 HEAD: Final = ("ROLE", "SLOT", "GEN", "PID", "UPTIME", "CONNECTIONS", "MEMORY", "STATE")
 _ORDER: Final = {"master": 0, "worker": 1, "shard": 2}
@@ -27,7 +28,7 @@ Status = dict[str, Any]
 
 def overview(
     roster: Roster,
-    scoreboard: Scoreboard,
+    reported: Callable[[int], Row],
     *,
     pid: int,
     started_at: float,
@@ -35,10 +36,10 @@ def overview(
     run_dir: str,
     listening: list[str],
 ) -> Status:
-    """All but the memory, which takes long to find out: who asks does that."""
-    processes = [_process(process, scoreboard, now) for process in roster.processes.values()]
+    """All but the memory, which takes long to find out: who asks does that. `reported`: what a worker has said last."""
+    processes = [_process(process, reported, now) for process in roster.processes.values()]
     own: Status = {"role": "master", "slot": None, "generation": None, "pid": pid, "connections": None}
-    own |= {"uptime_s": _whole(now - started_at), "state": "stopping" if roster.stopping else "running"}
+    own |= {"uptime_s": _whole(now - started_at), "state": _state(roster), "heir": None}
     return {
         "pid": pid,
         "version": __version__,
@@ -46,11 +47,22 @@ def overview(
         "run_dir": run_dir,
         "listening": listening,
         "workers_wanted": roster.workers,
-        "processes": sorted([own, *processes], key=lambda entry: (_ORDER[entry["role"]], entry["slot"] or 0)),
+        "generation": roster.serving.number,
+        "processes": sorted([own, *processes], key=_place),
     }
 
 
-def _process(process: Process, scoreboard: Scoreboard, now: float) -> Status:
+def _state(roster: Roster) -> str:
+    if roster.stopping:
+        return "stopping"
+    return "reloading" if roster.reloading else "running"
+
+
+def _place(entry: Status) -> tuple[int, int, int]:
+    return _ORDER[entry["role"]], entry["slot"] or 0, entry["generation"] or 0
+
+
+def _process(process: Process, reported: Callable[[int], Row], now: float) -> Status:
     counted = process.role is Role.WORKER
     return {
         "role": process.role.value,
@@ -58,8 +70,9 @@ def _process(process: Process, scoreboard: Scoreboard, now: float) -> Status:
         "generation": process.generation,
         "pid": process.pid,
         "uptime_s": _whole(now - process.started_at),
-        "connections": scoreboard.row(process.slot).connections if counted else None,
+        "connections": reported(process.pid).connections if counted else None,
         "state": process.state.value,
+        "heir": process.heir or None,
     }
 
 

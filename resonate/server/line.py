@@ -32,6 +32,8 @@ DESCRIPTORS: Final = 200
 LONGEST: Final = 512 * 1024 * 1024
 #: How long the other side may take, in seconds.
 PATIENCE_S: Final = 10.0
+#: Workers that may wait to be answered.
+WAITING: Final = 64
 #: Between two looks for connections that can go, where those that are left cannot, in seconds.
 LOOK_S: Final = 0.02
 
@@ -154,30 +156,44 @@ class Recipient:
         self._ready = ready
         self._path = directory.line(name)
         self._log = log
-        self._leaving = False
-        self._listening = gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.leaving = False  # this worker goes itself: others are told so
+        self._listening: Any = None
         self._greenlet: Any = None
+        self._trouble = ""
 
     def open(self) -> None:
         """Where no file can be made nobody comes: then who goes closes its connections, as it would without an heir."""
+        trouble = ""
+        listening = gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._listening.bind(str(self._path))
+            listening.bind(str(self._path))
+            listening.listen(WAITING)
         except OSError as error:
-            self._log.error("no connections can be taken over from other workers: %s: %s", self._path, error.strerror)
-            return
-        self._listening.listen(64)
-        self._greenlet = gevent.spawn(self._accept)
+            listening.close()
+            trouble = str(error.strerror)
+        else:
+            self._listening = listening
+            self._greenlet = gevent.spawn(self._accept)
+        if trouble and trouble != self._trouble:
+            self._log.error("no connections can be taken over from other workers: %s: %s", self._path, trouble)
+        self._trouble = trouble
 
-    def leave(self) -> None:
-        """This worker goes itself: from now on others are told so."""
-        self._leaving = True
+    def mend(self) -> None:
+        """Make the file anew if it has vanished, or could not be made. To be called each second."""
+        if not self._path.exists():
+            self._end()
+            self.open()
 
     def close(self) -> None:
         """Nobody is told anything any more."""
-        if self._greenlet is not None:
-            self._greenlet.kill(block=False)
-        self._listening.close()
+        self._end()
         self._path.unlink(missing_ok=True)
+
+    def _end(self) -> None:
+        if self._listening is not None:
+            self._greenlet.kill(block=False)
+            self._listening.close()
+            self._listening = None
 
     def _accept(self) -> None:
         while True:
@@ -189,8 +205,8 @@ class Recipient:
         try:
             line.settimeout(PATIENCE_S)
             origin = str(orjson.loads(line.recv(512))["origin"])
-            if not is_worker(origin) or not alive(origin) or self._leaving or not self._ready():
-                line.sendall(b"leaving" if self._leaving else b"wait")
+            if not is_worker(origin) or not alive(origin) or self.leaving or not self._ready():
+                line.sendall(b"leaving" if self.leaving else b"wait")
                 return
             self._movers.origins.add(origin)
             line.sendall(b"ready")

@@ -38,6 +38,9 @@ class Heirs(Protocol):
     def candidates(self) -> list[str]:
         """Those who are there or about to come, by name."""
 
+    def stopping(self) -> bool | None:
+        """Whether the whole server stops, so that nobody will come; None where that cannot be told."""
+
 
 class NoHeirs:
     """Nobody."""
@@ -45,6 +48,10 @@ class NoHeirs:
     def candidates(self) -> list[str]:
         """Nobody."""
         return []
+
+    def stopping(self) -> bool | None:
+        """It does not matter."""
+        return None
 
 
 class NamedHeir:
@@ -59,15 +66,21 @@ class NamedHeir:
         pid = self._scoreboard.row(self._row).heir
         return _named([pid]) if pid else []
 
+    def stopping(self) -> bool | None:
+        """Then the master names nobody."""
+        return None
+
 
 class YoungerSiblings:
     """The `most` workers that the same master has started last; also those that are still booting.
 
-    There may be more that are younger: those are about to be told to go as well.
+    There may be more that are younger: those are about to be told to go as well. `listening` are the inodes of the
+    listening sockets, which the master closes when it stops.
     """
 
-    def __init__(self, master: int, most: int) -> None:
+    def __init__(self, master: int, most: int, listening: frozenset[int]) -> None:
         self._master = master
+        self._listening = listening
         self._most = most
         self._own = _age(identity(os.getpid()))
 
@@ -79,6 +92,16 @@ class YoungerSiblings:
             return []
         younger = [name for name in _named(map(int, text.split())) if _age(name) > self._own]
         return sorted(younger, key=_age)[-self._most :]
+
+
+    def stopping(self) -> bool | None:
+        """By the kernel's word: the master has closed its listening sockets."""
+        directory = Path(f"/proc/{self._master}/fd")
+        try:
+            held = {os.stat(entry).st_ino for entry in directory.iterdir() if entry.exists()}
+        except OSError:
+            return None
+        return not self._listening & held
 
 
 def _named(pids: object) -> list[str]:
@@ -110,10 +133,13 @@ class Retirement:
         self._alive = alive
         self._log = log
         self._turn = 0
+        self._begun = False  # nobody is accepted here any more
         self._waited = False  # an heir has been seen that was not ready
 
-    def run(self, timeout_s: float) -> None:
+    def run(self, timeout_s: float) -> bool:
         """Returns when all that could be handed over has been, or there is nobody to take it.
+
+        False where those who were to come have not, so that this worker should serve on.
 
         `timeout_s` is how long that which cannot go may take to come to its end, from when an heir has been found.
         """
@@ -124,11 +150,13 @@ class Retirement:
             if outcome is _Outcome.DONE:
                 self._settle()
                 if not self._service.busy or time.monotonic() > until:
-                    return
+                    return True
             elif outcome is _Outcome.AGAIN:
                 lonely_since = time.monotonic()
-            elif not self._waited or time.monotonic() - lonely_since > LONELY_S:
-                return
+            elif not self._waited or self._heirs.stopping():
+                return True
+            elif time.monotonic() - lonely_since > LONELY_S:
+                return self._begun or self._heirs.stopping() is None
             gevent.sleep(LOOK_S)
 
     def _attempt(self, timeout_s: float) -> _Outcome:
@@ -149,6 +177,7 @@ class Retirement:
         return _Outcome.AGAIN if len(candidates) > gone else _Outcome.ALONE
 
     def _hand_over(self, sender: Sender, heir: str, timeout_s: float) -> _Outcome:
+        self._begun = True
         self._service.yield_()
         reactor = self._service.context.reactor
         before, began = len(reactor.transports), time.monotonic()

@@ -157,9 +157,16 @@ class Service:
         """How this worker is known to others."""
         return self._membership.name
 
+    def leave(self) -> None:
+        """Take no connections over from other workers: this one is about to go."""
+        self._recipient.leaving = True
+
+    def stay(self) -> None:
+        """It is not."""
+        self._recipient.leaving = False
+
     def yield_(self) -> None:
-        """Accept those who are waiting, then nobody any more, from the network or from other workers."""
-        self._recipient.leave()
+        """Accept those who are waiting, then nobody any more."""
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.finish()
@@ -218,6 +225,7 @@ class Service:
         context.calls.tick()
         context.stats.tick(time.monotonic())
         self._movers.tick()
+        self._recipient.mend()
         self._membership.beat(self._counted())
         if self._starter is not None:
             self._starter.beat()

@@ -125,24 +125,32 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to stop, then close every connection properly."""
+        self._inodes = frozenset(os.fstat(listening.fileno()).st_ino for listening in self.sockets)
         service = self._service()
         self.wsgi = self._hosted(service.context)
         service.open(map(_raw, self.sockets), self._tls(service.context.settings))
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
-        while self.alive:
-            self.notify()
-            self._stopping.wait(1.0)
-        self._retire(service)
+        while True:
+            while self.alive:
+                self.notify()
+                self._stopping.wait(1.0)
+            service.leave()
+            if self._retire(service):
+                break
+            self.log.error("no new worker has come up: this one serves on. See above why, and reload again")
+            service.stay()
+            self.alive = True
+            self._stopping.clear()
         service.refuse()
         self._drain(service.context.reactor, service.context.settings.server.drain_timeout)
         service.close()
 
-    def _retire(self, service: Service) -> None:
-        """Hand the connections over, if there is somebody to take them."""
+    def _retire(self, service: Service) -> bool:
+        """Hand the connections over, if there is somebody to take them; False where this worker should serve on."""
         retirement = Retirement(service, self.heirs(), self.notify, self.log.error_log)
-        retirement.run(self._settings.server.drain_timeout)
+        return retirement.run(self._settings.server.drain_timeout)
 
     def heirs(self) -> Heirs:
         """Who may take the connections over."""
@@ -255,7 +263,7 @@ class GunicornWorker(Worker):
 
     def heirs(self) -> Heirs:
         """Those whom the same master has started later."""
-        return YoungerSiblings(self.ppid, self.cfg.workers)
+        return YoungerSiblings(self.ppid, self.cfg.workers, self._inodes)
 
     def starter(self) -> ShardStarter | None:
         """gunicorn's master knows of no shards: the workers start them."""

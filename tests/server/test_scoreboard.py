@@ -9,7 +9,7 @@ from resonate.server.scoreboard import Restarts, Row, Scoreboard
 
 def test_is_empty_at_first() -> None:
     board = Scoreboard(4)
-    assert [board.row(slot) for slot in range(4)] == [Row()] * 4
+    assert [board.row(row) for row in range(4)] == [Row()] * 4
     assert board.restarts == Restarts()
     assert board.connections() == 0
 
@@ -18,13 +18,13 @@ def test_a_report_changes_what_it_names_in_its_own_row() -> None:
     board = Scoreboard(3)
     board.report(1, ready=True, generation=2)
     board.report(1, connections=5)
-    assert [board.row(slot) for slot in range(3)] == [Row(), Row(ready=True, connections=5, generation=2), Row()]
+    assert [board.row(row) for row in range(3)] == [Row(), Row(ready=True, connections=5, generation=2), Row()]
 
 
 def test_clearing_a_row_leaves_the_others() -> None:
     board = Scoreboard(2)
-    for slot in range(2):
-        board.report(slot, ready=True, connections=slot + 1, generation=1)
+    for row in range(2):
+        board.report(row, ready=True, connections=row + 1, generation=1)
     board.clear(0)
     assert board.row(0) == Row()
     assert board.row(1) == Row(ready=True, connections=2, generation=1)
@@ -33,20 +33,45 @@ def test_clearing_a_row_leaves_the_others() -> None:
 
 def test_restarts_have_a_row_of_their_own() -> None:
     board = Scoreboard(512)
-    for slot in range(512):
-        board.report(slot, ready=True, connections=2**40, generation=1)
+    for row in range(512):
+        board.report(row, ready=True, connections=2**40, generation=1)
     board.record(Restarts(workers=7, shards=3))
     assert board.restarts == Restarts(workers=7, shards=3)
     assert board.row(511).connections == 2**40
     assert board.connections() == 512 * 2**40
 
 
-@pytest.mark.parametrize("slot", [-1, 2])
-def test_a_slot_that_is_not_there(slot: int) -> None:
+@pytest.mark.parametrize("row", [-1, 2])
+def test_a_row_that_is_not_there(row: int) -> None:
     board = Scoreboard(2)
-    for use in (board.row, board.clear, board.report):
+    for use in (board.row, board.clear, board.report, lambda row: board.name_heir(row, 7)):
         with pytest.raises(IndexError):
-            use(slot)
+            use(row)
+
+
+def test_an_heir_is_named_by_the_master_and_forgotten_with_the_worker() -> None:
+    board = Scoreboard(2)
+    board.name_heir(1, 4711)
+    board.report(1, ready=True, connections=3, generation=2)
+    assert board.row(1) == Row(ready=True, connections=3, generation=2, heir=4711)
+    assert board.row(0).heir == 0
+    assert board.connections() == 3
+    board.clear(1)
+    assert board.row(1) == Row()
+
+
+def test_a_parent_names_what_its_child_reads() -> None:
+    board = Scoreboard(4)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.read(reading, 1)
+        os._exit(board.row(3).heir)
+    board.name_heir(3, 42)
+    os.write(writing, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
+    os.close(reading)
+    os.close(writing)
 
 
 def test_a_child_writes_what_its_parent_reads() -> None:

@@ -4,12 +4,14 @@ import logging
 import signal
 
 import pytest
-from resonate.supervisor.children import obituary
-from resonate.supervisor.roster import Exit, Process, Role
+from resonate.supervisor.children import ending, obituary
+from resonate.supervisor.process import Limits, Place, Process, Role
+from resonate.supervisor.roster import Exit
 
 
 def gone(*, expected: bool = False, killed: bool = False, retry_in_s: float | None = 0.0) -> Exit:
-    return Exit(Process(Role.WORKER, 0, 1, 77, started_at=0.0, since=0.0), expected, killed, retry_in_s)
+    limits = Limits(graceful_timeout_s=1, worker_timeout_s=1)
+    return Exit(Process(Place(Role.WORKER, 0, 1), 77, limits, started_at=0.0, since=0.0), expected, killed, retry_in_s)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,16 @@ def test_what_is_said_of_a_process_that_has_gone(exit_: Exit, status: int, level
 
 def test_nothing_is_said_of_one_that_went_as_it_was_told() -> None:
     assert obituary(gone(expected=True, retry_in_s=None), 0) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (signal.SIGKILL, "was sent SIGKILL"),
+        (40, "was sent signal 40"),
+        (3 << 8, "exited with code 3"),
+        (0, "exited with code 0"),
+    ],
+)
+def test_the_same_in_a_sentence(status: int, words: str) -> None:
+    assert ending(status) == words

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from resonate.supervisor.control import LONGEST_REQUEST, MOST_CLIENTS, PATIENCE_S, Control, ask
+from resonate.supervisor.control import (
+    LONGEST_REQUEST,
+    MOST_CLIENTS,
+    MOST_UNREAD,
+    PATIENCE_S,
+    Control,
+    Line,
+    Report,
+    ask,
+    converse,
+)
 
 from tests.support.eventually import eventually
 
@@ -26,10 +36,40 @@ class Loop:
         self.path = path
         self.now = 100.0
         self.selector = selectors.PollSelector()
-        handlers = {"echo": lambda request: {"echo": request}, "large": lambda request: LARGE}
+        self.reports: list[Report] = []
+        handlers = {"echo": lambda request: {"echo": request}, "large": lambda request: LARGE, "long": self.begin}
         self.control = Control(path, handlers, self.selector, lambda: self.now)
         self.control.open()
         self.clients: list[socket.socket] = []
+
+    def begin(self, request: Line) -> Report:
+        """What takes its time: the test reports."""
+        self.reports.append(Report())
+        self.reports[-1].tell({"begins": True})
+        return self.reports[-1]
+
+    def reporting(self) -> tuple[socket.socket, Report]:
+        """A client that has been told that something begins."""
+        sock = self.client()
+        sock.sendall(b'{"command": "long"}\n')
+        assert self.line(sock) == {"begins": True}
+        return sock, self.reports[-1]
+
+    def line(self, sock: socket.socket) -> Any:
+        """The next that is told."""
+        received = b""
+
+        def complete() -> bool:
+            nonlocal received
+            self.turn()
+            try:
+                received += sock.recv(1)
+            except BlockingIOError:
+                return False
+            return received.endswith(b"\n")
+
+        eventually(complete, every=0)
+        return json.loads(received)
 
     def turn(self) -> None:
         for key, _ in self.selector.select(0):
@@ -70,6 +110,12 @@ class Loop:
     def served(self) -> int:
         """Clients that are connected."""
         return len([key for key in self.selector.get_map().values() if key.fileobj.family == socket.AF_UNIX]) - 1  # type: ignore[union-attr]
+
+    @property
+    def waiting_to_send(self) -> bool:
+        """Whether the kernel takes no more of what a client is told."""
+        self.turn()
+        return any(key.events == selectors.EVENT_WRITE for key in self.selector.get_map().values())
 
     def close(self) -> None:
         self.control.close()
@@ -196,6 +242,89 @@ def test_a_child_closes_its_copies_and_its_parent_goes_on(loop: Loop) -> None:
     sock.send(b'{"command": "echo"}\n')
     assert loop.answer(sock)
     assert loop.asked(b'{"command": "echo"}\n')
+
+
+# --- what takes its time ---------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_told_as_things_happen_and_ends_the_connection(loop: Loop) -> None:
+    sock, report = loop.reporting()
+    report.tell({"done": 1})
+    assert loop.line(sock) == {"done": 1}
+    report.end({"ok": True})
+    assert json.loads(loop.answer(sock)) == {"ok": True}
+    assert loop.served == 0
+    assert not report.lost
+
+
+def test_who_waits_for_a_report_may_wait_long(loop: Loop) -> None:
+    sock, report = loop.reporting()
+    loop.now += 100 * PATIENCE_S
+    loop.turn()
+    report.end({"ok": True})
+    assert json.loads(loop.answer(sock)) == {"ok": True}
+
+
+def test_who_waits_for_a_report_and_goes_away_is_forgotten(loop: Loop) -> None:
+    sock, report = loop.reporting()
+    sock.close()
+    eventually(lambda: loop.turn() or report.lost, every=0)
+    report.tell({"done": 1})
+    report.end({"ok": True})
+    assert loop.served == 0
+
+
+def test_who_says_more_while_it_waits_is_not_heard(loop: Loop) -> None:
+    sock, report = loop.reporting()
+    sock.sendall(b'{"command": "echo"}\n' * 100)
+    loop.turn()
+    loop.turn()
+    report.end({"ok": True})
+    loop.turn()
+    assert json.loads(sock.recv(100)) == {"ok": True}
+
+
+def test_who_does_not_read_a_report_is_cut_off_in_time(loop: Loop) -> None:
+    _, report = loop.reporting()
+    filling = {"filling": "x" * 10_000}
+    while loop.served:  # until what the kernel takes and what we keep is full
+        report.tell(filling)
+        loop.turn()
+        assert len(report.take()) <= MOST_UNREAD
+    assert report.lost
+    report.tell(filling)
+    assert report.take() == b""
+
+
+def test_who_reads_a_report_too_slowly_is_cut_off(loop: Loop) -> None:
+    sock, report = loop.reporting()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    while not loop.waiting_to_send:
+        report.tell({"filling": "x" * 10_000})
+        loop.turn()
+    loop.now += PATIENCE_S
+    loop.turn()
+    assert report.lost
+
+
+def test_what_has_ended_at_once_is_told_at_once(loop: Loop) -> None:
+    report = Report()
+    report.tell({"a": 1})
+    report.end({"b": 2})
+    called: list[bytes] = []
+    report.attach(lambda: called.append(report.take()))
+    assert called == [b'{"a": 1}\n{"b": 2}\n']
+
+
+def test_conversing(loop: Loop) -> None:
+    told: list[Line] = []
+    client = threading.Thread(target=lambda: told.extend(converse(loop.path, {"command": "long"}, lambda: 20)))
+    client.start()
+    eventually(lambda: loop.turn() or loop.reports, every=0.001)
+    loop.reports[0].end({"ok": True})
+    eventually(lambda: loop.turn() or len(told) == 2, every=0.001)
+    client.join()
+    assert told == [{"begins": True}, {"ok": True}]
 
 
 def test_asking(loop: Loop) -> None:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from resonate.supervisor.control import ask
 
-from resonate.bus.directory import RunDirectory
+from tests.supervisor.running import Running, Start, gone, worker_of
 from tests.support.eventually import eventually
 
-ROOT = Path(__file__).parents[2]
 #: What systemd does before it starts a service: its socket becomes descriptor 3.
 HAND_DOWN = """
 import os, sys
@@ -28,117 +21,6 @@ os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
 os.execv(sys.argv[2], sys.argv[2:])
 """
-
-
-class Running:
-    """A master below `directory`, with these keys of `servers.reverb`."""
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        words: Sequence[str] = (),
-        env: dict[str, str] | None = None,
-        descriptors: Sequence[int] = (),
-        **server: Any,
-    ) -> None:
-        self.directory = directory
-        self.values = {"host": "127.0.0.1", "port": 0, "metrics_port": 0, "run_dir": str(directory), **server}
-        with (directory / "log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [*words, sys.executable, "-m", "tests.supervisor.tiny", json.dumps(self.values)],
-                cwd=directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                pass_fds=descriptors,
-            )
-
-    def ready(self) -> Running:
-        self.logged("Stop with Ctrl-C")
-        return self
-
-    def log(self) -> str:
-        return (self.directory / "log").read_text(errors="replace")
-
-    def logged(self, words: str) -> None:
-        eventually(lambda: words in self.log() or self._ended())
-
-    def _ended(self) -> bool:
-        if self.process.poll() is not None:
-            raise AssertionError(f"ended with {self.process.returncode}:\n{self.log()}")
-        return False
-
-    def status(self) -> dict[str, Any]:
-        (directory,) = RunDirectory.masters(str(self.directory))
-        return ask(directory.control, "status", 20)
-
-    def pids(self, role: str) -> list[int]:
-        """Of those that are ready, by slot."""
-        return [
-            entry["pid"] for entry in self.status()["processes"] if (entry["role"], entry["state"]) == (role, "ready")
-        ]
-
-    def so_many(self, workers: int) -> list[int]:
-        """Once there are so many workers and no others."""
-
-        def found() -> list[int]:
-            states = [entry["state"] for entry in self.status()["processes"] if entry["role"] == "worker"]
-            return self.pids("worker") if states == ["ready"] * workers else []
-
-        return eventually(found)
-
-    def address(self) -> tuple[str, int]:
-        host, _, port = self.status()["listening"][0].rpartition(":")
-        return host, int(port)
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(self.address(), timeout=20)
-
-    def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def end(self, number: signal.Signals = signal.SIGTERM, within: float = 30) -> int:
-        self.send(number)
-        return self.process.wait(within)
-
-    def kill(self) -> None:
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
-
-
-def worker_of(sock: socket.socket) -> tuple[int, int]:
-    """The slot and pid of the worker that answers."""
-    with sock:
-        slot, pid = sock.recv(100).split()
-    return int(slot), int(pid)
-
-
-def gone(pid: int) -> bool:
-    return not Path(f"/proc/{pid}").exists()
-
-
-Start = Callable[..., Running]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    started: list[Running] = []
-
-    def begin(**keys: Any) -> Running:
-        # sockets lie in it, and their paths may not be long
-        started.append(Running(Path(tempfile.mkdtemp(prefix="r")), **keys))
-        return started[-1]
-
-    yield begin
-    for running in started:
-        running.kill()
-        shutil.rmtree(running.directory)
 
 
 def replaced(running: Running, role: str, victim: int, of: int) -> None:
@@ -318,7 +200,6 @@ def test_other_signals_end_nothing(start: Start) -> None:
     running = start().ready()
     pids = running.pids("worker")
     for number, words in [
-        (signal.SIGHUP, "SIGHUP is ignored"),
         (signal.SIGUSR2, "SIGUSR2 is ignored"),
         (signal.SIGUSR1, "Handling signal: usr1"),
         (signal.SIGWINCH, "Handling signal: winch"),

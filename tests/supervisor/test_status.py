@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Any
 
 import pytest
 from resonate.supervisor import status
-from resonate.supervisor.roster import Limits, Roster, Spawn
+from resonate.supervisor.process import Limits
+from resonate.supervisor.roster import Roster, Spawn
 
 from resonate import __version__
-from resonate.server.scoreboard import Scoreboard
+from resonate.server.scoreboard import Row
 
 
 def overview() -> dict[str, Any]:
@@ -18,10 +20,15 @@ def overview() -> dict[str, Any]:
     for pid, action in enumerate((action for action in roster.due(100.0) if isinstance(action, Spawn)), 501):
         roster.spawned(action, pid, 100.0)
     roster.ready(502, 101.0)
-    board = Scoreboard(4)
-    board.report(0, ready=True, connections=17)
+    return told_of(roster, {502: Row(ready=True, connections=17)})
+
+
+def told_of(roster: Roster, rows: dict[int, Row]) -> dict[str, Any]:
+    def reported(pid: int) -> Row:
+        return rows.get(pid, Row())
+
     return status.overview(
-        roster, board, pid=500, started_at=99.0, now=4000.26, run_dir="/run/r", listening=["0.0.0.0:8080"]
+        roster, reported, pid=500, started_at=99.0, now=4000.26, run_dir="/run/r", listening=["0.0.0.0:8080"]
     )
 
 
@@ -35,6 +42,7 @@ def test_what_the_master_tells() -> None:
         "run_dir": "/run/r",
         "listening": ["0.0.0.0:8080"],
         "workers_wanted": 2,
+        "generation": 1,
     }
     seen = [(entry["role"], entry["slot"], entry["pid"], entry["connections"], entry["state"]) for entry in processes]
     assert seen == [
@@ -58,6 +66,34 @@ def test_the_table() -> None:
         "shard      0    1  501  1 h 5 min            -         -  starting",
     ]
     assert json.loads(status.show([told, told], as_json=True)) == {"masters": [told, told]}
+
+
+def test_both_generations_of_a_reload_are_shown() -> None:
+    roster = Roster(1, 1, Limits(graceful_timeout_s=1, worker_timeout_s=1))
+    pids = itertools.count(501)
+
+    def turn(now: float) -> None:
+        for action in roster.due(now):
+            if isinstance(action, Spawn):
+                pid = next(pids)
+                roster.spawned(action, pid, now)
+                roster.ready(pid, now)
+
+    turn(100.0)
+    roster.begin_reload(101.0, health_timeout_s=10)
+    turn(101.0)
+    gate = told_of(roster, {})
+    turn(102.0)
+    after = told_of(roster, {501: Row(connections=3)})
+    fields = ("role", "slot", "generation", "pid", "state", "heir")
+    assert [tuple(entry[name] for name in fields) for entry in gate["processes"]] == [
+        ("master", None, None, 500, "reloading", None),
+        ("worker", 0, 1, 501, "ready", None),
+        ("worker", 0, 2, 503, "ready", None),
+        ("shard", 0, 1, 502, "ready", None),
+    ]
+    assert after["generation"] == 2
+    assert tuple(after["processes"][1][name] for name in fields) == ("worker", 0, 1, 501, "retiring", 503)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A master with the smallest of workers: it answers each connection with its slot and pid, and closes it.
 
-`python -m tests.supervisor.tiny JSON`: keys of `servers.reverb`, and `mode`, which says how the workers misbehave.
+`python -m tests.supervisor.tiny JSON`: keys of `servers.reverb`, and `mode`, which says how the workers misbehave. A
+reload reads the same from the file `reload.json`, if there is one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import os
 import select
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 from gunicorn.workers.base import Worker
@@ -24,21 +27,27 @@ from resonate.settings import App, Server, Settings
 class Tiny(Worker):  # type: ignore[misc]
     """Serves until it is told to stop."""
 
-    mode = ""
-
     def run(self) -> None:
-        if self.mode == "crash":
+        mode = self.app.mode
+        if mode == "crash":
             sys.exit(1)
-        if self.mode == "stubborn":
+        if mode == "stubborn":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while mode == "hanging" and self.alive:
+            self.notify()
+            time.sleep(0.05)
         waiting = [listening.sock for listening in self.sockets]
-        self.scoreboard.report(self.slot, ready=True, generation=self.generation)
+        self.scoreboard.report(self.row, ready=True, generation=self.generation)
         served = 0
         while self.alive and os.getppid() == self.ppid:
             self.notify()
             served += self.accept(select.select(waiting, [], [], 0.05)[0])
-            self.scoreboard.report(self.slot, connections=served)
+            self.scoreboard.report(self.row, connections=served)
         self.accept(waiting)
+        while mode == "lingering" and not Path("go").exists() and os.getppid() == self.ppid:
+            self.notify()
+            self.scoreboard.report(self.row, connections=7)
+            time.sleep(0.05)
 
     def accept(self, waiting: list[Any]) -> int:
         served = 0
@@ -56,15 +65,37 @@ class Tiny(Worker):  # type: ignore[misc]
         self.alive = False
 
 
+class TinyApplication(Application):
+    """Its workers are those; `mode` is what was read last."""
+
+    def __init__(self, settings: Settings, debug: bool) -> None:
+        self.mode = Source.mode
+        super().__init__(settings, debug)
+
+    def load_config(self) -> None:
+        super().load_config()
+        if self.mode == "broken":
+            raise ValueError("a defect")
+        self.cfg.set("worker_class", "tests.supervisor.tiny.Tiny")
+        self.cfg.set("graceful_timeout", 20)
+
+
+class Source:
+    """Where settings are read from."""
+
+    mode = ""
+
+    @classmethod
+    def load(cls) -> Settings:
+        file = Path("reload.json")
+        values = json.loads(sys.argv[1]) | (json.loads(file.read_text()) if file.exists() else {})
+        cls.mode = values.pop("mode", "")
+        return Settings(server=Server(**values), apps=(App(app_id="1", key="k", secret="s"),))
+
+
 def main() -> None:
-    values = json.loads(sys.argv[1])
-    Tiny.mode = values.pop("mode", "")
-    settings = Settings(server=Server(**values), apps=(App(app_id="1", key="k", secret="s"),))
-    app = Application(settings, False)
-    app.cfg.set("worker_class", "tests.supervisor.tiny.Tiny")
-    app.cfg.set("graceful_timeout", 20)
     try:
-        Master(app).run()
+        Master(TinyApplication(Source.load(), False), Source.load).run()
     except ConfigurationError as error:
         fail(error)
 

@@ -1,0 +1,251 @@
+"""A reload, as the master does it: read the configuration anew, have heirs made with it, tell how it goes.
+
+Who may live is decided by the roster, here it is only followed. One reload runs at a time; who asks for another
+meanwhile gets one that begins after it, with the configuration as it is by then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from resonate.supervisor.application import Application
+from resonate.supervisor.children import Workers
+from resonate.supervisor.control import Line, Report
+from resonate.supervisor.generation import Phase, Reload
+from resonate.supervisor.process import Limits
+from resonate.supervisor.readiness import Readiness
+from resonate.supervisor.roster import Roster
+
+from resonate.errors import ConfigurationError
+from resonate.settings import Server, Settings
+
+#: What the master has made of these, no heir can change: sockets, the run directory, the shards, the logger.
+FIXED: Final = ("host", "port", "metrics_host", "metrics_port", "run_dir", "bus_shards", "log_format")
+#: Who may wait for the end of a reload at a time; `status` is to be answered meanwhile.
+MOST_WAITING: Final = 8
+LONGEST_HEALTH_TIMEOUT_S: Final = 3600.0
+
+
+@dataclass
+class _Wish:
+    """A reload that somebody has asked for; `health_timeout_s` None is that of the settings."""
+
+    health_timeout_s: float | None = None
+    reports: list[Report] = field(default_factory=list)
+
+    def tell(self, line: Line) -> None:
+        for report in self.reports:
+            report.tell(line)
+
+    def end(self, line: Line) -> None:
+        for report in self.reports:
+            report.end(line)
+
+
+@dataclass
+class _Seen:
+    """What has been logged of the reload that runs."""
+
+    reload: Reload
+    wish: _Wish
+    ready: set[int] = field(default_factory=set)
+    old: set[int] = field(default_factory=set)
+    promoted: bool = False
+    connections: int = 0  # of the old workers, when they were told to go
+    told: Line | None = None
+
+
+class Reloading:
+    """`load` reads the settings again, from where they were read at the start; raises ConfigurationError."""
+
+    def __init__(
+        self,
+        load: Callable[[], Settings],
+        log: Any,
+        roster: Roster,
+        workers: Workers,
+        readiness: Readiness,
+    ) -> None:
+        self._load = load
+        self._log = log
+        self._roster = roster
+        self._workers = workers
+        self._readiness = readiness
+        self._next: _Wish | None = None
+        self._running: _Seen | None = None
+
+    @property
+    def app(self) -> Application:
+        """What those who serve were started with."""
+        return self._workers.apps[self._roster.serving.number]
+
+    # --- who asks ----------------------------------------------------------------------------------------------------
+
+    def wish(self, health_timeout_s: float | None = None, report: Report | None = None) -> None:
+        """Reload, now or after the one that runs; `report` is told how it goes."""
+        if self._running is not None:
+            self._log.info("a reload is under way: another one follows it")
+        if self._next is None:
+            self._next = _Wish()
+        self._next.health_timeout_s = health_timeout_s or self._next.health_timeout_s
+        if report is not None:
+            self._next.reports.append(report)
+            report.tell({"phase": "queued", "within_s": self._within_s(health_timeout_s)})
+
+    def asked(self, request: Line) -> Line | Report:
+        """Over the control socket; `health_timeout` may be in it, in seconds."""
+        timeout = request.get("health_timeout")
+        if timeout is not None and not (_number(timeout) and 0 < timeout <= LONGEST_HEALTH_TIMEOUT_S):
+            return _failure(f"health_timeout must be more than 0, and {LONGEST_HEALTH_TIMEOUT_S:g} or less")
+        if self._waiting() >= MOST_WAITING:
+            return _failure("too many wait for a reload")
+        report = Report()
+        self.wish(timeout, report)
+        return report
+
+    def _waiting(self) -> int:
+        wishes = [self._next, self._running and self._running.wish]
+        return sum(not report.lost for wish in wishes if wish for report in wish.reports)
+
+    def _within_s(self, health_timeout_s: float | None) -> float:
+        """How long it may take once it has begun: until heirs are ready, and until the old ones have gone."""
+        health = health_timeout_s or self.app.settings.server.health_timeout
+        return float(health + self._roster.serving.limits.graceful_timeout_s)
+
+    # --- each turn of the master's loop ------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """Tell what has changed, and begin what waits."""
+        if self._running is not None:
+            self._follow(self._running, now)
+        if self._running is None and self._next is not None:
+            wish, self._next = self._next, None
+            if self._roster.stopping:
+                wish.end(_failure("the server is stopping"))
+            else:
+                self._begin(wish, now)
+
+    def _begin(self, wish: _Wish, now: float) -> None:
+        self._readiness.reloading()
+        try:
+            app = self._candidate()
+        except ConfigurationError as error:
+            self._refuse(wish, str(error))
+            return
+        except (Exception, SystemExit) as error:  # a defect must not end the master; gunicorn exits at one
+            self._log.exception("the configuration cannot be read")
+            self._refuse(wish, f"the configuration cannot be read: {error!r}")
+            return
+        server = app.settings.server
+        health = wish.health_timeout_s or server.health_timeout
+        reload = self._roster.begin_reload(now, health, server.workers, limits(app))
+        self._workers.apps[reload.number] = app
+        old = self._roster.old_workers(reload.number)
+        self._running = _Seen(reload, wish, old={process.pid for process in old})
+        self._log.info("reload %d begins: %d workers beside the %d there are", reload.number, server.workers, len(old))
+        self._tell(self._running)
+
+    def _candidate(self) -> Application:
+        settings, present = self._load(), self.app.settings.server
+        for notice in settings.notices:
+            self._log.warning("%s", notice)
+        for name in changed(present, settings.server):
+            self._log.warning("%s stays %s until the server is started again", name, getattr(present, name))
+        kept = {name: getattr(present, name) for name in FIXED}
+        server = dataclasses.replace(settings.server, **kept)
+        return self.app.successor(dataclasses.replace(settings, server=server))
+
+    def _refuse(self, wish: _Wish, reason: str) -> None:
+        self._log.error("the reload is refused, nothing changes: %s", reason)
+        serving = self._roster.serving.number
+        wish.end({**_failure(reason), "phase": "refused", "generation": serving, "took_s": 0.0})
+        self._readiness.reloaded("the last reload was refused", self.app.settings)
+
+    def _follow(self, seen: _Seen, now: float) -> None:
+        reload = seen.reload
+        self._follow_heirs(seen)
+        if reload.phase in (Phase.HAND_OVER, Phase.DONE):
+            self._follow_promotion(seen)
+            self._follow_old_workers(seen)
+        if reload.over:
+            self._running = None
+            self._end(seen, now)
+        else:
+            self._tell(seen)
+
+    def _follow_heirs(self, seen: _Seen) -> None:
+        if seen.promoted:
+            return
+        number, wanted = seen.reload.number, self._roster.workers
+        for process in self._roster.ready_workers(number):
+            if process.pid not in seen.ready:
+                seen.ready.add(process.pid)
+                self._log.info("reload %d: heir ready (pid:%d), %d of %d", number, process.pid, len(seen.ready), wanted)
+
+    def _follow_promotion(self, seen: _Seen) -> None:
+        if seen.promoted:
+            return
+        seen.promoted = True
+        number = seen.reload.number
+        self._workers.apps = {age: app for age, app in self._workers.apps.items() if age >= number}
+        seen.old = {process.pid for process in self._roster.old_workers(number)}
+        seen.connections = self._connections(seen)
+        old, connections = len(seen.old), seen.connections
+        self._log.info("reload %d: promoted; %d old workers go, with %d connections", number, old, connections)
+
+    def _follow_old_workers(self, seen: _Seen) -> None:
+        left = {process.pid for process in self._roster.old_workers(seen.reload.number)}
+        for pid in sorted(seen.old - left):
+            self._log.info("reload %d: old worker (pid:%d) has gone", seen.reload.number, pid)
+        seen.old = left
+
+    def _end(self, seen: _Seen, now: float) -> None:
+        reload, serving = seen.reload, self._roster.serving
+        took_s = round((now if reload.ended_at is None else reload.ended_at) - reload.began_at, 3)
+        if reload.phase is Phase.DONE:
+            self._log.info("reload %d done in %.1f s", reload.number, took_s)
+        else:
+            self._log.error("reload %d %s after %.1f s: %s", reload.number, reload.phase.value, took_s, reload.reason)
+        if reload.phase is Phase.ROLLED_BACK:
+            self._workers.apps.pop(reload.number)
+            self._log.error("generation %d serves on", serving.number)
+        result: Line = {"ok": reload.phase is Phase.DONE, "phase": reload.phase.value, "reason": reload.reason}
+        result |= {"generation": serving.number, "workers": serving.workers, "connections": seen.connections}
+        seen.wish.end({**result, "took_s": took_s})
+        if not self._roster.stopping:
+            status = f"generation {serving.number}, the last reload was {reload.phase.value}"
+            self._readiness.reloaded(status, self.app.settings)
+
+    def _tell(self, seen: _Seen) -> None:
+        """One line for each change."""
+        progress = self._roster.progress(seen.reload)
+        line = {**dataclasses.asdict(progress), "phase": progress.phase.value, "connections": self._connections(seen)}
+        if line != seen.told:
+            seen.told = line
+            within_s = seen.reload.health_timeout_s + self._roster.serving.limits.graceful_timeout_s
+            seen.wish.tell({**line, "within_s": within_s})
+
+    def _connections(self, seen: _Seen) -> int:
+        """That the old workers have."""
+        return sum(self._workers.reported(it.pid).connections for it in self._roster.old_workers(seen.reload.number))
+
+
+def limits(app: Application) -> Limits:
+    """What the roster is to know of the settings."""
+    return Limits(graceful_timeout_s=app.cfg.graceful_timeout, worker_timeout_s=app.settings.server.worker_timeout)
+
+
+def changed(present: Server, wanted: Server) -> list[str]:
+    """The settings that differ and stay as they are until the next start."""
+    return [name for name in FIXED if getattr(present, name) != getattr(wanted, name)]
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _failure(reason: str) -> Line:
+    return {"ok": False, "reason": reason}

@@ -1,0 +1,74 @@
+"""A reload of the real server: what changes by it, and what does not."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import Client
+from tests.support.eventually import eventually
+from tests.support.server import BIN, ONE_APP, Server, configuration
+
+OTHER_APP = {"app_id": "app2", "key": "key2", "secret": "secret2"}
+
+
+def configure(server: Server, text: str) -> None:
+    (server.directory / "resonate.toml").write_text(text)
+
+
+def reload(server: Server) -> subprocess.CompletedProcess[str]:
+    words = [str(BIN / "resonate"), "reload", "--run-dir", str(server.directory)]
+    return subprocess.run(words, cwd=server.directory, capture_output=True, text=True, timeout=90, check=False)
+
+
+def settings(server: Server, **more: object) -> dict[str, object]:
+    return {"metrics_port": 0, "run_dir": str(server.directory), **more}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """With a run directory of its own; sockets lie in it, and their paths may not be long."""
+    with tempfile.TemporaryDirectory(prefix="r") as name:
+        directory = Path(name)
+        with Server(directory, server={"run_dir": name}) as running:
+            yield running
+
+
+def test_a_new_app_is_served_after_a_reload(server: Server) -> None:
+    configure(server, configuration([ONE_APP, OTHER_APP], settings(server)))
+    done = reload(server)
+    assert done.returncode == 0, done.stderr + server.log()
+    with Client(server.host, server.port, "/app/key2") as client:
+        client.established()
+    assert "stays" not in server.log()
+
+
+def test_a_signal_does_the_same(server: Server) -> None:
+    configure(server, configuration([ONE_APP], settings(server, handshake_timeout=11)))
+    server.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "reload 2 done" in server.log())
+    with Client(server.host, server.port) as client:
+        client.established()
+
+
+def test_a_configuration_that_cannot_be_used_is_refused_and_nothing_changes(server: Server) -> None:
+    before = server.workers()
+    tls = {"options": {"tls": {"local_cert": "missing.pem"}}}
+    for text, named in (
+        ("[servers.reverb\n", "cannot be read"),
+        (configuration([ONE_APP], settings(server, drain_timeout=-1)), "drain_timeout"),
+        (configuration([ONE_APP], settings(server, **tls)), "missing.pem"),
+    ):
+        configure(server, text)
+        done = reload(server)
+        assert done.returncode == 1
+        assert named in done.stderr
+        assert named in server.log()
+    assert server.workers() == before
+    with Client(server.host, server.port) as client:
+        client.established()
