@@ -57,9 +57,9 @@ class HttpConnection:
         "_context",
         "_fresh",
         "_patience",
-        "_public",
         "_reader",
         "_since",
+        "public",
         "transport",
     )
 
@@ -69,7 +69,7 @@ class HttpConnection:
         self._context = context
         self.transport = transport
         self._reader = RequestReader(route or context.route, context.settings.server.max_request_size)
-        self._public = route is None  # else another process may have no such listener
+        self.public = route is None  # else another process may have no such listener
         self._busy: Request | None = None  # the request that is being answered
         self._advancing = False
         self._fresh = True  # whether nothing has been asked yet
@@ -87,7 +87,7 @@ class HttpConnection:
     def movable(self) -> bool:
         """Whether it could go on in another worker just now: no request is under way, nor its body."""
         idle = self._busy is None and not self._advancing and not self._reader.in_body
-        return idle and self._public and self.transport.movable and not self.transport.congested
+        return idle and self.public and self.transport.movable and not self.transport.congested
 
     def snapshot(self) -> dict[str, Any]:
         """All of it but the transport, as JSON can carry it, for `restore`."""

@@ -44,7 +44,7 @@ Connection = TypeVar("Connection", PusherConnection, HttpConnection)
 
 
 class Sender:
-    """The old worker's end: hands over what can go to `heir`. `left` is called now and then, to be seen alive."""
+    """The old worker's end: hands over what can go to `heir`."""
 
     def __init__(self, context: Context, movers: Movers, directory: RunDirectory, name: str, heir: str) -> None:
         self._context = context

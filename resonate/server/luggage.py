@@ -54,13 +54,11 @@ class Luggage:
             if descriptor is not None:
                 os.close(descriptor)
 
-    def settle(self, context: Context, missed: list[Heard]) -> int:
-        """All begin to live here; first they are told what they have missed. Returns how many they are."""
+    def settle(self, context: Context, missed: list[Heard]) -> None:
+        """All begin to live here; first they are told what they have missed."""
         frames = [(event, encoded(event)) for event in missed]
-        settled = 0
         for bag, descriptor in zip(self._bags, self._files, strict=True):
-            settled += _settle(context, bag, descriptor, frames)
-        return settled
+            _settle(context, bag, descriptor, frames)
 
 
 def encoded(event: Heard) -> bytes:
@@ -75,30 +73,28 @@ def encoded(event: Heard) -> bytes:
     return b""
 
 
-def _settle(context: Context, bag: Bag, descriptor: int | None, missed: list[tuple[Heard, bytes]]) -> bool:
-    """Unpack one. Whatever is wrong with it, its descriptor does not stay open."""
+def _settle(context: Context, bag: Bag, descriptor: int | None, missed: list[tuple[Heard, bytes]]) -> None:
+    """Unpack one. Whatever is wrong with it, its descriptor does not stay open, and the others live."""
     if descriptor is None:  # it has gone on the way
         _give_up(context, bag)
-        return False
-    transport = Transport(SocketType(fileno=descriptor), context.reactor)
+        return
+    sock = SocketType(fileno=descriptor)
+    sock.setblocking(False)
+    transport = Transport(sock, context.reactor)
     try:
         transport.adopt(bag["unsent"].encode("latin-1"), bool(bag["ended"]))
         if "http" in bag:
             HttpConnection.restore(context, transport, bag["http"]).settle()
-            return True
-        app = context.api.app_of(bag["app"])
-        if app is None:
+        elif (app := context.api.app_of(bag["app"])) is None:
             _give_up(context, bag)
             _turn_away(context, transport)
-            return False
-        _settle_pusher(context, PusherConnection.restore(context, transport, app, bag["pusher"]), bag, missed)
-    except Exception:  # one that cannot be unpacked must not cost the others
+        else:
+            _settle_pusher(context, PusherConnection.restore(context, transport, app, bag["pusher"]), bag, missed)
+    except Exception:
         context.log.exception("a connection of another worker could not be taken over")
         if not isinstance(transport.protocol, PusherConnection):
             _give_up(context, bag)
         transport.abort()
-        return False
-    return True
 
 
 def _settle_pusher(

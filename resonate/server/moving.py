@@ -112,7 +112,6 @@ class Movers:
         self._arrivals: Arrivals[Luggage] = Arrivals(shards)
         self._since: dict[tuple[str, int], int] = {}  # the tick at which an arrival was first heard of
         self.origins: set[str] = set()  # the workers that have a line to this one
-        self.adopted = 0
 
     # --- to another worker -------------------------------------------------------------------------------------------
 
@@ -200,7 +199,7 @@ class Movers:
         if arrival is None or arrival.luggage is None:
             return
         self._since.pop((arrival.origin, arrival.ref), None)
-        self.adopted += arrival.luggage.settle(self._context, list(arrival.missed(arrival.luggage.beliefs)))
+        arrival.luggage.settle(self._context, list(arrival.missed(arrival.luggage.beliefs)))
         self._context.hub.receive(())  # it may have waited for that
 
     def _give_up(self, arrival: Arrival[Luggage]) -> None:

@@ -181,11 +181,10 @@ class Retirement:
         self._service.yield_()
         reactor = self._service.context.reactor
         before, began = len(reactor.transports), time.monotonic()
-        quiet_at = [began]  # when something could go last
 
         def goes_on() -> bool:
             self._alive()
-            return time.monotonic() - quiet_at[0] < timeout_s
+            return time.monotonic() - began < timeout_s
 
         done = sender.hand_over(goes_on)
         took_s, gone = time.monotonic() - began, before - len(reactor.transports)

@@ -152,11 +152,6 @@ class Service:
         """What takes connections to that worker."""
         return Sender(self.context, self._movers, self._directory, self._membership.name, heir)
 
-    @property
-    def name(self) -> str:
-        """How this worker is known to others."""
-        return self._membership.name
-
     def leave(self) -> None:
         """Take no connections over from other workers: this one is about to go."""
         self._recipient.leaving = True
@@ -170,6 +165,9 @@ class Service:
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.finish()
+        for transport in list(self.context.reactor.transports):
+            if isinstance(transport.protocol, HttpConnection) and not transport.protocol.public:
+                transport.protocol.drain()  # who reads the metrics keeps nobody
 
     def refuse(self) -> None:
         """The connections that are left come to their end here."""
