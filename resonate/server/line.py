@@ -34,6 +34,8 @@ LONGEST: Final = 512 * 1024 * 1024
 PATIENCE_S: Final = 10.0
 #: Workers that may wait to be answered.
 WAITING: Final = 64
+#: How long to wait where no file can be opened, in seconds.
+EXHAUSTED_PAUSE_S: Final = 1.0
 #: Between two looks for connections that can go, where those that are left cannot, in seconds.
 LOOK_S: Final = 0.02
 
@@ -164,16 +166,14 @@ class Recipient:
     def open(self) -> None:
         """Where no file can be made nobody comes: then who goes closes its connections, as it would without an heir."""
         trouble = ""
-        listening = gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            listening.bind(str(self._path))
-            listening.listen(WAITING)
-        except OSError as error:
-            listening.close()
-            trouble = str(error.strerror)
-        else:
-            self._listening = listening
+            self._listening = gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._listening.bind(str(self._path))
+            self._listening.listen(WAITING)
             self._greenlet = gevent.spawn(self._accept)
+        except OSError as error:
+            self._end()
+            trouble = str(error.strerror)
         if trouble and trouble != self._trouble:
             self._log.error("no connections can be taken over from other workers: %s: %s", self._path, trouble)
         self._trouble = trouble
@@ -190,14 +190,20 @@ class Recipient:
         self._path.unlink(missing_ok=True)
 
     def _end(self) -> None:
-        if self._listening is not None:
+        if self._greenlet is not None:
             self._greenlet.kill(block=False)
+            self._greenlet = None
+        if self._listening is not None:
             self._listening.close()
             self._listening = None
 
     def _accept(self) -> None:
         while True:
-            line, _ = self._listening.accept()
+            try:
+                line, _ = self._listening.accept()
+            except OSError:  # out of files: who waits is asked to wait on
+                gevent.sleep(EXHAUSTED_PAUSE_S)
+                continue
             gevent.spawn(self._serve, line)
 
     def _serve(self, line: Any) -> None:

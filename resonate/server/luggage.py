@@ -14,7 +14,7 @@ from resonate.pusher import events as wire
 from resonate.server.context import Context
 from resonate.server.http_connection import HttpConnection
 from resonate.server.pusher_connection import PusherConnection
-from resonate.server.transport import Transport
+from resonate.server.transport import Silent, Transport
 from resonate.shard.handover import Heard, Holder, given_up, holdings
 from resonate.websocket import encode_close, encode_text
 
@@ -134,34 +134,7 @@ def _give_up(context: Context, bag: Bag) -> None:
 def _turn_away(context: Context, transport: Transport) -> None:
     """Its app has been removed."""
     context.stats.errors[_NO_APP.code] += 1
-    transport.start(_Leaving())
+    transport.start(Silent())
     transport.write(encode_text(wire.error(_NO_APP)))
     transport.write(encode_close(_NO_APP.code, _NO_APP.message))
     transport.close()
-
-
-class _Leaving:
-    """Speaks on a transport that is about to be closed."""
-
-    movable = False
-
-    def received(self, data: bytes) -> None:
-        pass
-
-    def ended(self) -> None:
-        pass
-
-    def lost(self) -> None:
-        pass
-
-    def overflowed(self) -> None:
-        pass
-
-    def drained(self) -> None:
-        pass
-
-    def drain(self) -> None:
-        pass
-
-    def check(self, now: int) -> int:
-        return 0

@@ -12,19 +12,18 @@ from resonate.messages import HandedOver, Inherit
 from resonate.server.context import Context
 from resonate.server.luggage import Bag, Luggage, packed
 from resonate.server.pusher_connection import PusherConnection
+from resonate.server.transport import Silent
 from resonate.shard.handover import Arrival, Arrivals, Departure, Heard, Holder
 
 #: Seconds after which an heir gives up those of whom not everything has come.
 OVERDUE_S = 15
 
 
-class Passenger:
+class Passenger(Silent):
     """Stands in for a Pusher connection from when the shards are told that it goes until it has gone.
 
     It is still written to, and nothing else happens to it: what would have is noted, and happens at the heir's.
     """
-
-    movable = False
 
     def __init__(self, connection: PusherConnection) -> None:
         self.connection = connection
@@ -75,21 +74,6 @@ class Passenger:
 
     def subscribed(self, answer: object) -> bool:
         return False
-
-    def received(self, data: bytes) -> None:
-        pass
-
-    def ended(self) -> None:
-        pass
-
-    def drained(self) -> None:
-        pass
-
-    def drain(self) -> None:
-        pass
-
-    def check(self, now: int) -> int:
-        return 0
 
 
 class Group:

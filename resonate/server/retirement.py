@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import Enum, auto
 from logging import Logger
@@ -104,9 +104,9 @@ class YoungerSiblings:
         return not self._listening & held
 
 
-def _named(pids: object) -> list[str]:
+def _named(pids: Iterable[int]) -> list[str]:
     names = []
-    for pid in pids:  # type: ignore[attr-defined]
+    for pid in pids:
         with suppress(OSError):
             names.append(f"w-{identity(pid)}")
     return names

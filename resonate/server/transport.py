@@ -61,7 +61,7 @@ class ConnectionProtocol(Protocol):
         """Whether the connection could go on in another process just now."""
 
 
-class _Nobody:
+class Silent:
     """Speaks on a transport that is gone, or is not at home yet."""
 
     movable = False
@@ -88,10 +88,10 @@ class _Nobody:
         return 0
 
 
-_NOBODY: Final = _Nobody()
+_NOBODY: Final = Silent()
 
 
-class _Lingering(_Nobody):
+class _Lingering(Silent):
     """Speaks on a closed transport: drops what comes, and cuts the connection when the peer makes no progress."""
 
     def __init__(self, transport: Transport) -> None:

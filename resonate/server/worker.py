@@ -29,7 +29,7 @@ from resonate.server.page import CONSOLE, StartPage
 from resonate.server.retirement import Heirs, NamedHeir, NoHeirs, Retirement, YoungerSiblings
 from resonate.server.scoreboard import Scoreboard
 from resonate.server.service import Service, Shared, Slot, share
-from resonate.server.transport import Reactor
+from resonate.server.transport import Transport
 from resonate.settings import Settings
 
 #: gunicorn's own default of 2 s suits short visits; a real-time server's back ends and proxies keep connections.
@@ -144,7 +144,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self.alive = True
             self._stopping.clear()
         service.refuse()
-        self._drain(service.context.reactor, service.context.settings.server.drain_timeout)
+        self._drain(service, service.context.settings.server.drain_timeout)
         service.close()
 
     def _retire(self, service: Service) -> bool:
@@ -181,15 +181,21 @@ class Worker(GeventWorker):  # type: ignore[misc]
             slot=None if self.scoreboard is None else Slot(self.scoreboard, self.row, self.generation),
         )
 
-    def _drain(self, reactor: Reactor, timeout: int) -> None:
-        """Tell every connection to come to an end, and wait for it `timeout` seconds at most."""
+    def _drain(self, service: Service, timeout: int) -> None:
+        """Tell every connection to come to an end, and wait for it `timeout` seconds at most.
+
+        Some may still come from a worker that has begun to hand over before this one was told to go.
+        """
+        reactor = service.context.reactor
         self.log.info("closing %d connections", len(reactor.transports))
-        for index, transport in enumerate(list(reactor.transports)):
-            transport.protocol.drain()
-            if index % DRAIN_BATCH == DRAIN_BATCH - 1:
-                gevent.sleep(0)
         until = time.monotonic() + timeout
-        while reactor.transports and time.monotonic() < until:
+        told: set[Transport] = set()
+        while service.busy and time.monotonic() < until:
+            for index, transport in enumerate(reactor.transports - told):
+                told.add(transport)
+                transport.protocol.drain()
+                if index % DRAIN_BATCH == DRAIN_BATCH - 1:
+                    gevent.sleep(0)
             self.notify()
             gevent.sleep(0.05)
         for transport in list(reactor.transports):

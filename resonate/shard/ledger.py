@@ -232,14 +232,15 @@ class Ledger:
         while waiting and waiting[0].seq <= seq:
             entry = waiting.popleft()
             request = entry.request
-            ref = 0 if entry.place else plain_ref(request)
-            if ref:
-                answers.append(Answer(ref, None))
+            if not entry.place:  # else a shard that has died has said so before
+                ref = plain_ref(request)
+                if ref:
+                    answers.append(Answer(ref, None))
+                if type(request) is Unsubscribe:
+                    self._views.left(request)
             entry.place = place - (seq - entry.seq)
             done.append(entry)
-            if type(request) is Unsubscribe:
-                self._views.left(request)
-            elif isinstance(request, Publish) and request.keep_s:
+            if isinstance(request, Publish) and request.keep_s:
                 self._cached.put((request.app, request.channel), request.payload, now, request.keep_s, entry.place)
         return answers
 

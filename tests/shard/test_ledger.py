@@ -528,3 +528,13 @@ def test_a_ledger_declares_what_the_shard_had(steps: list[tuple[str, str, str, i
     for seq, request in enumerate(declared.requests, declared.first):
         other.handle("me", request, 0, places.get(seq, 0))
     assert state(other) == state(one)
+
+
+def test_who_has_left_is_not_counted_out_twice_though_a_shard_has_died() -> None:
+    """The successor does it again, and says so again."""
+    book = on_presence(1)
+    book.ask(subscribe("p", 2, member(1)), Unsubscribe("app", "p", "1"))
+    book.hear(acks=(Ack(3, 3, 2),))
+    book.declared()
+    book.hear(acks=(Ack(3, 3, 3),))
+    assert book.hear(theirs(1, 4, added(1))) == [], "it is known to who is still there"
