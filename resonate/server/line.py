@@ -110,10 +110,10 @@ class Sender:
         if not group.departure.granted:
             self._abandon(group)
             return False
-        packed = [passenger.pack() for passenger in group.passengers]
+        bags = [passenger.pack() for passenger in group.passengers]
         for passenger in group.passengers:
             passenger.session.forget()
-        self._send(group.departure.ref, group.departure.beliefs, packed)
+        self._send(group.departure.ref, group.departure.beliefs, bags)
         return True
 
     def _abandon(self, group: Group) -> None:
@@ -131,9 +131,8 @@ class Sender:
         data = orjson.dumps({"ref": ref, "beliefs": beliefs, "bags": bags})
         try:
             for piece, files in _pieces(data, descriptors):
-                socket_ = self._line
-                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
-                socket_.sendmsg([piece], ancillary)
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
+                self._line.sendmsg([piece], rights)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -226,25 +225,35 @@ class Recipient:
             self._movers.abandoned(origin)
 
     def _take(self, line: Any, origin: str) -> None:
+        """Until there is no more."""
         while True:
-            text: list[bytes] = []
             descriptors: list[int] = []
-            size = 0
-            while True:
-                piece, ancillary, _, _ = line.recvmsg(PIECE + 1, _ROOM, socket.MSG_CMSG_CLOEXEC)
-                for _, _, files in ancillary:
-                    received = array.array("i")
-                    received.frombytes(files[: len(files) - len(files) % 4])
-                    descriptors += received
-                if not piece:
+            text = b""
+            try:
+                text = self._received(line, descriptors)
+            finally:
+                if not text:  # it has broken off in the middle
                     for descriptor in descriptors:
                         os.close(descriptor)
-                    return
-                text.append(piece[1:])
-                size += len(piece)
-                if size > LONGEST:
-                    raise SnapshotError(f"luggage of more than {LONGEST} bytes")
-                if piece[:1] == _LAST:
-                    break
-            self._movers.brought(origin, Luggage(b"".join(text), descriptors))
+            if not text:
+                return
+            self._movers.brought(origin, Luggage(text, descriptors))
             gevent.sleep(0)
+
+    def _received(self, line: Any, descriptors: list[int]) -> bytes:
+        """The text of the next luggage, nothing at the end; descriptors are added to those. Raises SnapshotError."""
+        text: list[bytes] = []
+        size = 0
+        while size <= LONGEST:
+            piece, ancillary, _, _ = line.recvmsg(PIECE + 1, _ROOM, socket.MSG_CMSG_CLOEXEC)
+            for _, _, files in ancillary:
+                received = array.array("i")
+                received.frombytes(files[: len(files) - len(files) % received.itemsize])
+                descriptors += received
+            if not piece:
+                return b""
+            text.append(piece[1:])
+            size += len(piece)
+            if piece[:1] == _LAST:
+                return b"".join(text)
+        raise SnapshotError(f"luggage of more than {LONGEST} bytes")

@@ -119,19 +119,22 @@ class Movers:
             return
         group.departure.answered(event)
         if event.done:
-            hub, moved = self._context.hub, group.departure.channels(event.shard)
-            for passenger in group.passengers:
-                for channel in passenger.session.subscriptions:
-                    if (passenger.session.app.app_id, channel) in moved:
-                        hub.leave(passenger.session.app.app_id, channel, passenger.transport)
+            self._off(group, group.departure.channels(event.shard))
         if group.departure.decided:
             del self._groups[event.ref]
-            for passenger in () if group.departure.refused else group.passengers:
-                hub = self._context.hub
-                hub.remove(passenger)
-                for channel in passenger.session.subscriptions:
-                    hub.leave(passenger.session.app.app_id, channel, passenger.transport)
+            if not group.departure.refused:
+                self._off(group, None)
+                for passenger in group.passengers:
+                    self._context.hub.remove(passenger)
             group.decided.set()
+
+    def _off(self, group: Group, channels: set[tuple[str, str]] | None) -> None:
+        """They hear no more of these, or of any (None)."""
+        for passenger in group.passengers:
+            app = passenger.session.app.app_id
+            for channel in passenger.session.subscriptions:
+                if channels is None or (app, channel) in channels:
+                    self._context.hub.leave(app, channel, passenger.transport)
 
     # --- from another worker -----------------------------------------------------------------------------------------
 
@@ -159,11 +162,11 @@ class Movers:
 
     def brought(self, origin: str, luggage: Luggage) -> None:
         """They are here."""
-        self._since.setdefault((origin, luggage.ref), self._context.reactor.wheel.now)
-        if luggage.ref:
-            self._adopt(self._arrivals.brought(origin, luggage.ref, luggage))
-        else:
+        if not luggage.ref:
             luggage.settle(self._context, [])
+            return
+        self._since.setdefault((origin, luggage.ref), self._context.reactor.wheel.now)
+        self._adopt(self._arrivals.brought(origin, luggage.ref, luggage))
 
     def abandoned(self, origin: str) -> None:
         """That worker has gone: those who have not come with it will not come any more."""

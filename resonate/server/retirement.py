@@ -93,7 +93,6 @@ class YoungerSiblings:
         younger = [name for name in _named(map(int, text.split())) if _age(name) > self._own]
         return sorted(younger, key=_age)[-self._most :]
 
-
     def stopping(self) -> bool | None:
         """By the kernel's word: the master has closed its listening sockets."""
         directory = Path(f"/proc/{self._master}/fd")
@@ -178,7 +177,7 @@ class Retirement:
 
     def _hand_over(self, sender: Sender, heir: str, timeout_s: float) -> _Outcome:
         self._begun = True
-        self._service.yield_()
+        self._service.finish_accepting()
         reactor = self._service.context.reactor
         before, began = len(reactor.transports), time.monotonic()
 

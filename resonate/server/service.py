@@ -160,7 +160,7 @@ class Service:
         """It is not."""
         self._recipient.leaving = False
 
-    def yield_(self) -> None:
+    def finish_accepting(self) -> None:
         """Accept those who are waiting, then nobody any more."""
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
@@ -171,7 +171,7 @@ class Service:
 
     def refuse(self) -> None:
         """The connections that are left come to their end here."""
-        self.yield_()
+        self.finish_accepting()
         self.context.health.stop()
 
     @property
