@@ -64,6 +64,7 @@ class Listener(Peer):
         self.channel = channel
         self.user = user
         self.subscribed = False
+        self.present = 0  # members that it has been told of
         self.watching = False  # from when on nothing may be noticed
         self.expected: dict[str, int] = {}
 
@@ -74,8 +75,12 @@ class Listener(Peer):
         name = event["event"]
         if name == "pusher_internal:subscription_succeeded":
             self.subscribed = True
-        elif name.startswith("pusher_internal:member") and self.watching:
-            self.tally.note("edge", f"{self.socket_id} {event}")
+            if self.channel.startswith("presence"):
+                self.present += json.loads(event["data"])["presence"]["count"]
+        elif name.startswith("pusher_internal:member"):
+            self.present += 1
+            if self.watching:
+                self.tally.note("edge", f"{self.socket_id} {event}")
         elif name in ("numbered", "client-numbered"):
             self.number(name, json.loads(event["data"]) if isinstance(event["data"], str) else event["data"])
 
@@ -167,7 +172,11 @@ class Load:
 
     def open(self) -> None:
         """Everybody is there, and watches from now on."""
-        self.crowd.until(lambda: all(peer.subscribed for peer in self.listeners), within=PATIENCE_S)
+        sizes = Counter(peer.channel for peer in self.listeners if peer.channel.startswith("presence"))
+        self.crowd.until(
+            lambda: all(peer.subscribed and peer.present == sizes[peer.channel] for peer in self.listeners),
+            within=PATIENCE_S,
+        )
         self.publishers = [Publisher(self.crowd, self.tally) for _ in range(PUBLISHERS)]
         for peer in self.listeners:
             peer.watching = True
