@@ -105,7 +105,7 @@ def _summary(result: Line) -> str:
         serving = f"; generation {result['generation']} serves on" if serves else ""
         raise Failure(f"not reloaded: {result['reason']}{serving}")
     return (
-        f"reloaded in {result['took_s']:.1f} s: generation {result['generation']}, {result['workers']} workers; "
+        f"reloaded in {result['took_s']:.1f} s: generation {result['generation']}, {_workers(result['workers'])}; "
         f"{result['connections']} connections were with the old ones"
     )
 
@@ -137,3 +137,7 @@ def _check_ours(directory: RunDirectory, signal_name: str) -> None:
     if not directory.control.exists():
         pid = pid_of(directory.master)
         raise Failure(f"gunicorn's own master runs here and cannot be asked; use: kill -{signal_name} {pid}")
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
