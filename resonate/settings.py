@@ -7,9 +7,10 @@ ConfigurationError with the key's name.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 from resonate.errors import ConfigurationError
 
@@ -191,3 +192,28 @@ class Settings:
             for value in values:
                 if values.count(value) > 1:
                     raise ConfigurationError(f"apps.apps[].{key}", "two apps have the same", value=value)
+
+    def plain(self) -> dict[str, Any]:
+        """The same as JSON can carry it, secrets included."""
+        return asdict(self)
+
+    @classmethod
+    def restored(cls, plain: Mapping[str, Any]) -> Settings:
+        """From `plain`, perhaps of another version: what this one does not know is left out."""
+        server = _known(Server, plain["server"])
+        if server.get("tls") is not None:
+            server["tls"] = Tls(**_known(Tls, server["tls"]))
+        return cls(server=Server(**server), apps=tuple(map(_app, plain["apps"])), notices=tuple(plain["notices"]))
+
+
+def _app(plain: Mapping[str, Any]) -> App:
+    values = _known(App, plain)
+    values["options"] = AppOptions(**_known(AppOptions, values["options"]))
+    values["rate_limiting"] = RateLimiting(**_known(RateLimiting, values["rate_limiting"]))
+    values["allowed_origins"] = tuple(values["allowed_origins"])
+    return App(**values)
+
+
+def _known(kind: Any, plain: Mapping[str, Any]) -> dict[str, Any]:
+    names = {each.name for each in fields(kind)}
+    return {name: value for name, value in plain.items() if name in names}

@@ -67,4 +67,4 @@ class Application(BaseApplication):  # type: ignore[misc]
 
 def _booted(worker: object) -> None:
     """gunicorn's hook: the worker's own handlers are there, which the signals that stop it were held back for."""
-    signals.release_stop_signals()
+    signals.release()

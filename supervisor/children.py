@@ -1,32 +1,56 @@
-"""Forking workers, and what is said of a process that has gone."""
+"""Starting workers, and what is said of a process that has gone.
+
+The first generation is forked: it is of the code that the master has loaded. Heirs are executed, by the code that is on
+the disk by then.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import os
 import signal
+import socket
 import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
 
 from gunicorn import util
-from resonate.supervisor import signals
+from resonate.supervisor import errands, signals
 from resonate.supervisor.application import Application
-from resonate.supervisor.listeners import Listeners
-from resonate.supervisor.process import Place
-from resonate.supervisor.roster import Exit, Spawn
+from resonate.supervisor.listeners import Listeners, Listening
+from resonate.supervisor.roster import FIRST, Exit, Spawn
 
+from resonate.bus.directory import RunDirectory
 from resonate.server.scoreboard import Row, Scoreboard
+from resonate.server.service import Shared
+from resonate.settings import Settings
 
+NAME: Final = "work"
 #: A worker that could not boot. gunicorn's arbiter knows the number.
 BOOT_ERROR: Final = 3
 
 
+@dataclass(frozen=True, kw_only=True)
+class Post:
+    """Where a worker stands: `row` is that of the scoreboard, `age` counts those before it, `master` is a pid.
+
+    `sharded`: the shards are processes, although this worker may be the only one.
+    """
+
+    slot: int
+    generation: int
+    row: int
+    age: int
+    sharded: bool
+    master: int
+
+
 class Workers:
-    """The forks of this process. `close_others` closes, in the child, what only the master should hold.
+    """The workers of this process. `close_others` closes, in a fork, what only the master should hold.
 
     `apps` are what the workers of each generation serve.
     """
@@ -44,100 +68,140 @@ class Workers:
         self._listeners = listeners
         self._scoreboard = scoreboard
         self._close_others = close_others
-        self._workers: dict[int, Any] = {}
+        self._rows: dict[int, int] = {}  # by pid
         self._age = 0
 
-    def fork(self, spawn: Spawn, sharded: bool) -> int:
-        """Returns the new worker's pid; in the worker, does not return. Raises OSError.
-
-        `sharded`: the shards are processes, although this worker may be the only one.
-        """
-        worker = self._made(spawn.place)
-        worker.sharded = sharded
-        try:
-            with signals.stop_signals_held():
-                pid = os.fork()
-                if pid == 0:
-                    self._live(worker)
-        except OSError:
-            worker.tmp.close()
-            raise
-        worker.pid = pid
-        self._workers[pid] = worker
+    def start(self, spawn: Spawn, sharded: bool) -> int:
+        """Returns the new worker's pid; in a fork, does not return. Raises OSError."""
+        slot, generation = spawn.place.slot, spawn.place.generation
+        row = self._free_row()
+        self._age += 1
+        post = Post(
+            slot=slot, generation=generation, row=row, age=self._age, sharded=sharded, master=os.getpid()
+        )
+        sockets = self._listeners.sockets(slot)
+        app = self.apps[generation]
+        with signals.held():
+            pid = self._forked(app, post, sockets) if generation == FIRST else self._executed(app, post, sockets)
+        self._rows[pid] = row
         return pid
 
     def heartbeats(self) -> Iterator[tuple[int, float]]:
         """(pid, when it was heard last, by the monotonic clock) of those that have been heard at all."""
-        now = time.monotonic()
-        for pid, worker in self._workers.items():
-            heard_at = worker.tmp.last_update()
-            if heard_at <= now:  # before the first time it is when the file was made, by the clock on the wall
+        for pid, row in self._rows.items():
+            heard_at = self._scoreboard.heard_at(row)
+            if heard_at is not None:
                 yield pid, heard_at
 
     def reported(self, pid: int) -> Row:
         """What that worker has said last."""
-        return self._scoreboard.row(self._workers[pid].row)
+        return self._scoreboard.row(self._rows[pid])
 
     def name_heir(self, pid: int, heir: int) -> None:
         """Let that worker read who takes its connections; 0 for nobody."""
-        self._scoreboard.name_heir(self._workers[pid].row, heir)
+        self._scoreboard.name_heir(self._rows[pid], heir)
 
     def forget(self, pid: int) -> None:
         """It has been reaped."""
-        worker = self._workers.pop(pid)
-        self._scoreboard.clear(worker.row)
-        worker.tmp.close()
-
-    def _made(self, place: Place) -> Any:
-        row = self._free_row()
-        self._age += 1
-        app = self.apps[place.generation]
-        cfg = app.cfg
-        sockets = list(self._listeners.sockets(place.slot))
-        worker = cfg.worker_class(self._age, os.getpid(), sockets, app, cfg.timeout / 2.0, cfg, self._log)
-        worker.slot, worker.generation = place.slot, place.generation
-        worker.scoreboard, worker.row = self._scoreboard, row
-        return worker
+        self._scoreboard.clear(self._rows.pop(pid))
 
     def _free_row(self) -> int:
-        taken = {worker.row for worker in self._workers.values()}
+        taken = set(self._rows.values())
         for row in range(self._scoreboard.rows):
             if row not in taken:
                 return row
         raise OSError(errno.EAGAIN, "there are too many workers that have not gone yet")
 
-    def _live(self, worker: Any) -> None:
-        """The life of a child, as in gunicorn's spawn_worker; ends in SystemExit.
-
-        The signals that stop it are held back until its own handlers are there (the hook post_worker_init), since the
-        handlers that it is born with are the master's.
-        """
-        worker.pid = os.getpid()
-        try:
-            for sibling in self._workers.values():
-                sibling.tmp.close()
-            self._listeners.keep_only(worker.slot)
+    def _forked(self, app: Application, post: Post, sockets: list[Listening]) -> int:
+        pid = os.fork()
+        if pid == 0:
+            self._listeners.keep_only(post.slot)
             self._close_others()
-            util._setproctitle(f"worker [{worker.cfg.proc_name}]")
-            self._log.info("Booting worker with pid: %s", worker.pid)
-            worker.init_process()
-            sys.exit(0)
-        except SystemExit:
-            raise
-        except BaseException as error:
-            self._log.exception("Exception in worker process")
-            print(error, file=sys.stderr, flush=True)
-            sys.exit(1 if worker.booted else BOOT_ERROR)
-        finally:
-            self._bury(worker)
+            _live(app, post, sockets, self._scoreboard, self._log)
+        return pid
 
-    def _bury(self, worker: Any) -> None:
-        self._log.info("Worker exiting (pid: %s)", worker.pid)
-        try:
-            worker.tmp.close()
-            worker.cfg.worker_exit(self, worker)
-        except Exception:
-            self._log.warning("Exception during worker exit:\n%s", traceback.format_exc())
+    def _executed(self, app: Application, post: Post, sockets: list[Listening]) -> int:
+        shared: Shared = app.shared
+        descriptors = [listening.fileno() for listening in sockets]
+        metrics = None if shared.metrics is None else shared.metrics.fileno()
+        letter = {
+            "errand": NAME,
+            "post": dataclasses.asdict(post),
+            "settings": app.settings.plain(),
+            "sockets": descriptors,
+            "scoreboard": {"rows": self._scoreboard.rows, "descriptor": self._scoreboard.descriptor},
+            "directory": str(shared.directory.path),
+            "metrics": metrics,
+            "shards": shared.shards,
+        }
+        others = [self._scoreboard.descriptor] if metrics is None else [self._scoreboard.descriptor, metrics]
+        return errands.send(letter, descriptors + others)
+
+
+def work(letter: Mapping[str, Any], application: Callable[[Settings], Application]) -> NoReturn:
+    """The life of a worker that has been executed."""
+    app = application(Settings.restored(letter["settings"]))
+    metrics = None if letter["metrics"] is None else _inherited(letter["metrics"])
+    app.shared = Shared(RunDirectory(Path(letter["directory"])), metrics, letter["shards"])
+    log = app.cfg.logger_class(app.cfg)
+    if app.debug:
+        log.error_log.setLevel(logging.DEBUG)
+    sockets = [Listening(_inherited(descriptor)) for descriptor in letter["sockets"]]
+    scoreboard = Scoreboard(**letter["scoreboard"])
+    os.set_inheritable(scoreboard.descriptor, False)
+    _live(app, Post(**letter["post"]), sockets, scoreboard, log)
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)
+    return sock
+
+
+class _Heartbeat:
+    """What gunicorn has a file in `worker_tmp_dir` for."""
+
+    def __init__(self, scoreboard: Scoreboard, row: int) -> None:
+        self._scoreboard = scoreboard
+        self._row = row
+
+    def notify(self) -> None:
+        self._scoreboard.live(self._row)
+
+    def fileno(self) -> int:
+        return self._scoreboard.descriptor
+
+    def close(self) -> None:
+        pass
+
+
+def _live(app: Application, post: Post, sockets: list[Listening], scoreboard: Scoreboard, log: Any) -> NoReturn:
+    """The life of a worker, as in gunicorn's spawn_worker; ends in SystemExit.
+
+    The signals that stop it are held back until its own handlers are there (the hook post_worker_init), since the
+    handlers that it is born with are the master's, or none.
+    """
+    cfg = app.cfg
+    worker: Any = None
+    try:
+        worker = cfg.worker_class(post.age, post.master, sockets, app, cfg.timeout / 2.0, cfg, log)
+        worker.tmp.close()
+        worker.tmp = _Heartbeat(scoreboard, post.row)
+        worker.pid = os.getpid()
+        worker.slot, worker.generation, worker.sharded = post.slot, post.generation, post.sharded
+        worker.scoreboard, worker.row = scoreboard, post.row
+        util._setproctitle(f"worker [{cfg.proc_name}]")
+        log.info("Booting worker with pid: %s", worker.pid)
+        worker.init_process()
+        sys.exit(0)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        log.exception("Exception in worker process")
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(1 if worker is not None and worker.booted else BOOT_ERROR)
+    finally:
+        log.info("Worker exiting (pid: %s)", os.getpid())
 
 
 def obituary(gone: Exit, status: int) -> tuple[int, str] | None:

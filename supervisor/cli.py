@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from resonate.supervisor import reload_command, status
-from resonate.supervisor.address import check_address
 from resonate.supervisor.application import Application
-from resonate.supervisor.master import Master
+from resonate.supervisor.program import serve
 
 from resonate import __version__, config
 from resonate.bus.directory import RunDirectory
@@ -85,9 +84,7 @@ def _start(options: argparse.Namespace) -> None:
             tls.context_of(settings.server.tls)
         return settings
 
-    settings = load()
-    check_address(settings.server.host, settings.server.port)
-    Master(Application(settings, options.debug), load).run()
+    serve(load, lambda settings: Application(settings, options.debug))
 
 
 def _reload(options: argparse.Namespace) -> None:

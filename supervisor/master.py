@@ -32,7 +32,7 @@ from resonate.bus.spawn import spawn
 from resonate.errors import ConfigurationError
 from resonate.server.scoreboard import Restarts, Scoreboard
 from resonate.server.service import share
-from resonate.settings import MAX_WORKERS, Settings
+from resonate.settings import MAX_WORKERS
 
 #: The longest wait of the loop, and what it is while somebody boots or a reload is followed.
 TURN_S: Final = 1.0
@@ -44,11 +44,11 @@ DIRECTORY_LOOK_S: Final = 1.0
 
 
 class Master:
-    """Serves what `app` holds, and after a reload what `load` returns then. `run` is all there is to call."""
+    """Serves what `app` holds. `run` is all there is to call."""
 
-    def __init__(self, app: Application, load: Callable[[], Settings]) -> None:
+    def __init__(self, app: Application) -> None:
         os.environ["SERVER_SOFTWARE"] = SERVER_SOFTWARE
-        self.app, self.settings, self.cfg, self.load = app, app.settings, app.cfg, load
+        self.app, self.settings, self.cfg = app, app.settings, app.cfg
         self.pid, self.started_at = os.getpid(), time.monotonic()
         self.log = app.cfg.logger_class(app.cfg)
         if app.debug:
@@ -96,7 +96,7 @@ class Master:
         apps = {self.roster.serving.number: self.app}
         self.workers = Workers(apps, self.log, self.listeners, self.scoreboard, self._close_in_child)
         self.readiness = Readiness(self.settings, self.log, self.listeners.names(), self.started_at)
-        self.reloading = Reloading(self.load, self.log, self.roster, self.workers, self.readiness)
+        self.reloading = Reloading(self.log, self.roster, self.workers, self.readiness)
         self.readiness.greet()
         util._setproctitle(f"master [{self.cfg.proc_name}]")
 
@@ -109,6 +109,7 @@ class Master:
 
     def _listen(self) -> Listeners:
         server = self.settings.server
+        address.check_address(server.host, server.port)
         try:
             return Listeners.open(address.resolve(server.host, server.port))
         except OSError as error:
@@ -140,7 +141,7 @@ class Master:
 
     def _wait(self) -> None:
         booting = any(process.state is State.STARTING for process in self.roster.processes.values())
-        for key, _ in self.selector.select(BUSY_TURN_S if booting or self.roster.reloading else TURN_S):
+        for key, _ in self.selector.select(BUSY_TURN_S if booting or self.reloading.busy else TURN_S):
             key.data()
 
     def _observe(self) -> None:
@@ -188,7 +189,8 @@ class Master:
                 return
             if pid == 0:
                 return
-            self._gone(pid, how)
+            if not self.reloading.reaped(pid, how):
+                self._gone(pid, how)
 
     def _gone(self, pid: int, how: int) -> None:
         gone = self.roster.exited(pid, time.monotonic(), ending(how))
@@ -209,7 +211,7 @@ class Master:
         if action.place not in self.roster.wanted:  # a failure just before has ended a reload
             return
         try:
-            pid = self._spawn_shard(slot) if role is Role.SHARD else self.workers.fork(action, self.roster.sharded)
+            pid = self._spawn_shard(slot) if role is Role.SHARD else self.workers.start(action, self.roster.sharded)
         except OSError as error:
             why = error.strerror or str(error)
             pause_s = self.roster.failed(action, time.monotonic(), why)

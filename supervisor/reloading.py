@@ -1,4 +1,4 @@
-"""A reload, as the master does it: read the configuration anew, have heirs made with it, tell how it goes.
+"""A reload, as the master does it: have the configuration read anew and heirs made with it, tell how it goes.
 
 Who may live is decided by the roster, here it is only followed. One reload runs at a time; who asks for another
 meanwhile gets one that begins after it, with the configuration as it is by then.
@@ -7,7 +7,7 @@ meanwhile gets one that begins after it, with the configuration as it is by then
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,10 +17,11 @@ from resonate.supervisor.control import Line, Report
 from resonate.supervisor.generation import Phase, Reload
 from resonate.supervisor.process import Limits
 from resonate.supervisor.readiness import Readiness
+from resonate.supervisor.reading import Found, Reading, Unreadable
 from resonate.supervisor.roster import Roster
 
-from resonate.errors import ConfigurationError
-from resonate.settings import Server, Settings
+from resonate.settings import Server
+from resonate.version import VERSION
 
 #: What the master has made of these, no heir can change: sockets, the run directory, the shards, the logger.
 FIXED: Final = ("host", "port", "metrics_host", "metrics_port", "run_dir", "bus_shards", "log_format")
@@ -59,22 +60,15 @@ class _Seen:
 
 
 class Reloading:
-    """`load` reads the settings again, from where they were read at the start; raises ConfigurationError."""
+    """One at a time."""
 
-    def __init__(
-        self,
-        load: Callable[[], Settings],
-        log: Any,
-        roster: Roster,
-        workers: Workers,
-        readiness: Readiness,
-    ) -> None:
-        self._load = load
+    def __init__(self, log: Any, roster: Roster, workers: Workers, readiness: Readiness) -> None:
         self._log = log
         self._roster = roster
         self._workers = workers
         self._readiness = readiness
         self._next: _Wish | None = None
+        self._reading: tuple[_Wish, Reading] | None = None
         self._running: _Seen | None = None
 
     @property
@@ -82,11 +76,16 @@ class Reloading:
         """What those who serve were started with."""
         return self._workers.apps[self._roster.serving.number]
 
+    @property
+    def busy(self) -> bool:
+        """Whether one is under way."""
+        return self._reading is not None or self._running is not None
+
     # --- who asks ----------------------------------------------------------------------------------------------------
 
     def wish(self, health_timeout_s: float | None = None, report: Report | None = None) -> None:
         """Reload, now or after the one that runs; `report` is told how it goes."""
-        if self._running is not None:
+        if self.busy:
             self._log.info("a reload is under way: another one follows it")
         if self._next is None:
             self._next = _Wish()
@@ -107,13 +106,13 @@ class Reloading:
         return report
 
     def _waiting(self) -> int:
-        wishes = [self._next, self._running and self._running.wish]
+        wishes = [self._next, self._reading and self._reading[0], self._running and self._running.wish]
         return sum(not report.lost for wish in wishes if wish for report in wish.reports)
 
     def _within_s(self, health_timeout_s: float | None) -> float:
-        """How long it may take once it has begun: until heirs are ready, and until the old ones have gone."""
+        """How long it may take once it has begun: to read, until heirs are ready, and until the old ones have gone."""
         health = health_timeout_s or self.app.settings.server.health_timeout
-        return float(health + self._roster.serving.limits.graceful_timeout_s)
+        return float(2 * health + self._roster.serving.limits.graceful_timeout_s)
 
     # --- each turn of the master's loop ------------------------------------------------------------------------------
 
@@ -121,24 +120,46 @@ class Reloading:
         """Tell what has changed, and begin what waits."""
         if self._running is not None:
             self._follow(self._running, now)
-        if self._running is None and self._next is not None:
+        if self._reading is not None:
+            self._follow_reading(*self._reading, now)
+        if not self.busy and self._next is not None:
             wish, self._next = self._next, None
             if self._roster.stopping:
                 wish.end(_failure("the server is stopping"))
             else:
-                self._begin(wish, now)
+                self._read(wish, now)
 
-    def _begin(self, wish: _Wish, now: float) -> None:
+    def _read(self, wish: _Wish, now: float) -> None:
+        """First of all. It may take as long as the heirs may take to become ready."""
         self._readiness.reloading()
+        health = wish.health_timeout_s or self.app.settings.server.health_timeout
         try:
-            app = self._candidate()
-        except ConfigurationError as error:
+            self._reading = wish, Reading(now + health)
+        except OSError as error:
+            self._refuse(wish, f"the configuration cannot be read: {error.strerror or error}")
+
+    def _follow_reading(self, wish: _Wish, reading: Reading, now: float) -> None:
+        if self._roster.stopping or now >= reading.until:
+            reading.kill()
+
+    def reaped(self, pid: int, status: int) -> bool:
+        """A child of the master has ended: whether it was one that reads."""
+        if self._reading is None or self._reading[1].pid != pid:
+            return False
+        (wish, reading), self._reading = self._reading, None
+        try:
+            found = reading.ended(status)
+            if self._roster.stopping:
+                wish.end(_failure("the server is stopping"))
+            else:
+                self._begin(wish, self._candidate(found), time.monotonic())
+        except Unreadable as error:
+            if error.said:
+                self._log.error("reading the configuration: %s", error.said)
             self._refuse(wish, str(error))
-            return
-        except (Exception, SystemExit) as error:  # a defect must not end the master; gunicorn exits at one
-            self._log.exception("the configuration cannot be read")
-            self._refuse(wish, f"the configuration cannot be read: {error!r}")
-            return
+        return True
+
+    def _begin(self, wish: _Wish, app: Application, now: float) -> None:
         server = app.settings.server
         health = wish.health_timeout_s or server.health_timeout
         reload = self._roster.begin_reload(now, health, server.workers, limits(app))
@@ -148,8 +169,10 @@ class Reloading:
         self._log.info("reload %d begins: %d workers beside the %d there are", reload.number, server.workers, len(old))
         self._tell(self._running)
 
-    def _candidate(self) -> Application:
-        settings, present = self._load(), self.app.settings.server
+    def _candidate(self, found: Found) -> Application:
+        settings, present = found.settings, self.app.settings.server
+        if found.version != VERSION:
+            self._log.info("version %s is on the disk: heirs are of it, the master stays %s", found.version, VERSION)
         for notice in settings.notices:
             self._log.warning("%s", notice)
         for name in changed(present, settings.server):

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+#: What would be lost, or end a process, where its handlers are not there yet.
+HELD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Signals:
@@ -48,15 +49,15 @@ class Signals:
 
 
 @contextmanager
-def stop_signals_held() -> Iterator[None]:
-    """Held back by the kernel meanwhile, for this process and for those that it forks."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+def held() -> Iterator[None]:
+    """Held back by the kernel meanwhile, for this process and for those that it starts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
         yield
     finally:
-        release_stop_signals()
+        release()
 
 
-def release_stop_signals() -> None:
+def release() -> None:
     """Let through what was held back."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)

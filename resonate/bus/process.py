@@ -28,7 +28,7 @@ from resonate.bus.sockets import Inbox, Outlet
 from resonate.encoding import EncodingError
 from resonate.jsonlog import JsonFormatter
 from resonate.shard.exchange import Exchange
-from resonate.version import VERSION
+from resonate.version import PROTOCOL, VERSION
 
 #: Frames taken in one turn, before what they lead to is sent.
 FRAMES: Final = 256
@@ -202,14 +202,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("index", type=int)
     parser.add_argument("timeout_s", type=float)
     parser.add_argument("log_format", choices=["text", "json"])
-    parser.add_argument("version")
+    parser.add_argument("protocol", type=int)
     options = parser.parse_args(arguments)
-    if options.version != VERSION:
+    if options.protocol != PROTOCOL:
         _logger(options.log_format).critical(
-            "shard %d cannot start: version %s is installed, and version %s runs. Restart the server",
+            "shard %d cannot start: the version %s that is installed cannot work with the one that runs. Restart the "
+            "server",
             options.index,
             VERSION,
-            options.version,
         )
         sys.exit(1)
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 from resonate.bus.directory import RunDirectory
-from resonate.version import VERSION
+from resonate.version import PROTOCOL
 
 
 def spawn(directory: RunDirectory, index: int, timeout_s: float, log_format: str) -> int:
     """Start a shard process; its pid. If there is one of this number it ends at once. Raises OSError."""
     words = [sys.executable, "-m", "resonate.bus", str(directory.path), str(index), str(timeout_s), log_format]
-    words.append(VERSION)  # which the code on the disk may not be any more
+    words.append(str(PROTOCOL))  # that of the code on the disk may be another by now
     root = str(Path(__file__).parents[2])
     path = os.environ.get("PYTHONPATH")
     return os.posix_spawn(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import mmap
+import os
+import time
 from dataclasses import dataclass
 from typing import Final
 
 _FIELD: Final = 8  # bytes; an aligned store of 8 is one instruction, so a reader sees the old value or the new one
-_COLUMNS: Final = 4  # of a row; they fill half a cache line, so no row straddles two
-_READY, _CONNECTIONS, _GENERATION, _HEIR = range(_COLUMNS)
+_COLUMNS: Final = 8  # of a row, not all used: it fills a cache line
+_READY, _CONNECTIONS, _GENERATION, _HEIR, _HEARD = range(5)
 _WORKER_RESTARTS, _SHARD_RESTARTS = range(2)
 
 
@@ -33,15 +35,21 @@ class Restarts:
 class Scoreboard:
     """So many rows for workers, and one for the master.
 
-    A row is a worker's for its life, whatever its slot: during a reload two workers are in one slot. To be made before
-    the forks: the mapping is anonymous, so children share it and it takes no space on a disk. Each field has one
+    A row is a worker's for its life, whatever its slot: during a reload two workers are in one slot. Each field has one
     writer: the worker, or the master for the heir; before and after the worker's life the master.
+
+    The memory has a `descriptor` and takes no space on a disk. Forks have it anyway; a child that is executed is given
+    the descriptor, and makes a scoreboard of it.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, descriptor: int | None = None) -> None:
         self.rows = rows
-        memory = mmap.mmap(-1, (rows + 1) * _COLUMNS * _FIELD)
-        self._cells = memoryview(memory).cast("q")
+        size = (rows + 1) * _COLUMNS * _FIELD
+        if descriptor is None:
+            descriptor = os.memfd_create("scoreboard")
+            os.ftruncate(descriptor, size)
+        self.descriptor = descriptor
+        self._cells = memoryview(mmap.mmap(descriptor, size)).cast("q")
         self._common = rows * _COLUMNS
 
     def report(
@@ -60,13 +68,22 @@ class Scoreboard:
     def row(self, row: int) -> Row:
         """What has been said there last. IndexError: there is no such row."""
         start = self._start(row)
-        ready, connections, generation, heir = self._cells[start : start + _COLUMNS]
+        ready, connections, generation, heir = self._cells[start : start + _HEARD]
         return Row(bool(ready), connections, generation, heir)
+
+    def live(self, row: int) -> None:
+        """A worker gives a sign of life."""
+        self._cells[self._start(row) + _HEARD] = time.monotonic_ns()
+
+    def heard_at(self, row: int) -> float | None:
+        """When that was, by the monotonic clock in seconds, which all processes share; None before the first time."""
+        return self._cells[self._start(row) + _HEARD] / 1e9 or None
 
     def clear(self, row: int) -> None:
         """The master forgets a worker that has gone."""
         self.report(row, ready=False, connections=0, generation=0)
         self.name_heir(row, 0)
+        self._cells[self._start(row) + _HEARD] = 0
 
     def connections(self) -> int:
         """Of all workers together."""

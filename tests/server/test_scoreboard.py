@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -82,3 +83,24 @@ def test_a_child_writes_what_its_parent_reads() -> None:
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     assert board.row(299) == Row(ready=True, connections=12)
+
+
+def test_a_program_that_is_given_the_descriptor_shares_it() -> None:
+    board = Scoreboard(4)
+    other = Scoreboard(4, os.dup(board.descriptor))
+    other.report(2, ready=True, connections=9)
+    board.name_heir(2, 42)
+    assert board.row(2) == other.row(2) == Row(ready=True, connections=9, heir=42)
+
+
+def test_signs_of_life() -> None:
+    board = Scoreboard(2)
+    before = time.monotonic()
+    assert board.heard_at(1) is None
+    board.live(1)
+    heard_at = board.heard_at(1)
+    assert heard_at is not None
+    assert before - 0.001 <= heard_at <= time.monotonic()
+    assert board.heard_at(0) is None
+    board.clear(1)
+    assert board.heard_at(1) is None

@@ -136,7 +136,7 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(start: Start) -> No
     running.send(signal.SIGHUP)
     running.logged("the configuration cannot be read")
     reload(running, mode="broken")
-    running.logged("SystemExit")
+    running.logged("a defect")
     assert running.pids("worker") == before
     assert (asked(running)[-1]["ok"], asked(running)[-1]["phase"]) == (False, "refused")
     assert workers(running) == [(0, 1, "ready")]

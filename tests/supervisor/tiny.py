@@ -18,7 +18,7 @@ from typing import Any
 from gunicorn.workers.base import Worker
 from resonate.supervisor.application import Application
 from resonate.supervisor.cli import fail
-from resonate.supervisor.master import Master
+from resonate.supervisor.program import serve
 
 from resonate.errors import ConfigurationError
 from resonate.settings import App, Server, Settings
@@ -69,7 +69,7 @@ class TinyApplication(Application):
     """Its workers are those; `mode` is what was read last."""
 
     def __init__(self, settings: Settings, debug: bool) -> None:
-        self.mode = Source.mode
+        self.mode = Source.mode if Source.mode is not None else Source.read().get("mode", "")
         super().__init__(settings, debug)
 
     def load_config(self) -> None:
@@ -83,19 +83,24 @@ class TinyApplication(Application):
 class Source:
     """Where settings are read from."""
 
-    mode = ""
+    mode: str | None = None
+
+    @classmethod
+    def read(cls) -> dict[str, Any]:
+        file = Path("reload.json")
+        found: dict[str, Any] = json.loads(sys.argv[1]) | (json.loads(file.read_text()) if file.exists() else {})
+        return found
 
     @classmethod
     def load(cls) -> Settings:
-        file = Path("reload.json")
-        values = json.loads(sys.argv[1]) | (json.loads(file.read_text()) if file.exists() else {})
+        values = cls.read()
         cls.mode = values.pop("mode", "")
         return Settings(server=Server(**values), apps=(App(app_id="1", key="k", secret="s"),))
 
 
 def main() -> None:
     try:
-        Master(TinyApplication(Source.load(), False), Source.load).run()
+        serve(Source.load, lambda settings: TinyApplication(settings, False))
     except ConfigurationError as error:
         fail(error)
 

@@ -1,0 +1,23 @@
+"""What a process of this program is: the master, or one that a master has executed for an errand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+from resonate.supervisor import children, errands, reading
+from resonate.supervisor.application import Application
+from resonate.supervisor.master import Master
+
+from resonate.settings import Settings
+
+
+def serve(load: Callable[[], Settings], application: Callable[[Settings], Application]) -> NoReturn:
+    """Serve what `load` reads, as `application` makes it. Raises ConfigurationError when it cannot begin."""
+    letter = errands.received()
+    if letter is None:
+        Master(application(load())).run()
+    elif letter["errand"] == reading.NAME:
+        reading.answer(letter, load, application)
+    else:
+        children.work(letter, application)
