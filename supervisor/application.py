@@ -7,7 +7,9 @@ from typing import Any, Final
 from gunicorn.app.base import BaseApplication
 from gunicorn.config import Config
 from resonate.supervisor import address, signals
+from resonate.supervisor.listeners import Listeners
 
+from resonate.server.service import Shared
 from resonate.settings import Settings
 
 #: Seconds that a worker may take beyond its drain time-out before it is killed.
@@ -17,20 +19,22 @@ GRACE_S: Final = 5
 class Application(BaseApplication):  # type: ignore[misc]
     """gunicorn's view of our settings.
 
-    `settings` is what the worker serves with; `debug` logs each message. `shared` is set by the master before it forks.
+    `settings` is what the worker serves with; `debug` logs each message. `shared` and `listeners` are the master's, who
+    makes them before it starts a worker.
     """
 
-    shared: Any
+    shared: Shared
+    listeners: Listeners
 
     def __init__(self, settings: Settings, debug: bool) -> None:
         self.settings = settings
         self.debug = debug
         super().__init__()
 
-    def successor(self, settings: Settings) -> Application:
+    def successor(self, settings: Settings, shared: Shared, listeners: Listeners) -> Application:
         """One like this for those who are started from now on, after a reload."""
         successor = type(self)(settings, self.debug)
-        successor.shared = self.shared
+        successor.shared, successor.listeners = shared, listeners
         return successor
 
     def load_default_config(self) -> None:

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -52,20 +52,14 @@ class Post:
 class Workers:
     """The workers of this process. `close_others` closes, in a fork, what only the master should hold.
 
-    `apps` are what the workers of each generation serve.
+    `apps` are what the workers of each generation serve, and on which sockets.
     """
 
     def __init__(
-        self,
-        apps: dict[int, Application],
-        log: Any,
-        listeners: Listeners,
-        scoreboard: Scoreboard,
-        close_others: Callable[[], None],
+        self, apps: dict[int, Application], log: Any, scoreboard: Scoreboard, close_others: Callable[[], None]
     ) -> None:
         self.apps = apps
         self._log = log
-        self._listeners = listeners
         self._scoreboard = scoreboard
         self._close_others = close_others
         self._rows: dict[int, int] = {}  # by pid
@@ -79,12 +73,26 @@ class Workers:
         post = Post(
             slot=slot, generation=generation, row=row, age=self._age, sharded=sharded, master=os.getpid()
         )
-        sockets = self._listeners.sockets(slot)
         app = self.apps[generation]
+        sockets = app.listeners.sockets(slot)
         with signals.held():
             pid = self._forked(app, post, sockets) if generation == FIRST else self._executed(app, post, sockets)
         self._rows[pid] = row
         return pid
+
+    @property
+    def listeners(self) -> list[Listeners]:
+        """The sockets of all generations; they are the same ones, unless a reload changes the address."""
+        return list({id(app.listeners): app.listeners for app in self.apps.values()}.values())
+
+    def drop(self, generations: Iterable[int]) -> None:
+        """No more of these will be started. Sockets that only they had are closed: those that live have copies."""
+        gone = [self.apps.pop(generation) for generation in generations]
+        kept = {id(each) for app in self.apps.values() for each in (app.listeners, app.shared.metrics)}
+        for app in gone:
+            for each in (app.listeners, app.shared.metrics):
+                if each is not None and id(each) not in kept:
+                    each.close()
 
     def heartbeats(self) -> Iterator[tuple[int, float]]:
         """(pid, when it was heard last, by the monotonic clock) of those that have been heard at all."""
@@ -115,13 +123,14 @@ class Workers:
     def _forked(self, app: Application, post: Post, sockets: list[Listening]) -> int:
         pid = os.fork()
         if pid == 0:
-            self._listeners.keep_only(post.slot)
+            for listeners in self.listeners:
+                listeners.keep_only(post.slot)
             self._close_others()
             _live(app, post, sockets, self._scoreboard, self._log)
         return pid
 
     def _executed(self, app: Application, post: Post, sockets: list[Listening]) -> int:
-        shared: Shared = app.shared
+        shared = app.shared
         descriptors = [listening.fileno() for listening in sockets]
         metrics = None if shared.metrics is None else shared.metrics.fileno()
         letter = {

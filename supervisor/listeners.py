@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gunicorn import systemd
-from resonate.supervisor import steering
+from resonate.supervisor import address, steering
 from resonate.supervisor.address import Address
 
 BACKLOG: Final = 2048
@@ -55,7 +55,7 @@ class Listeners:
     def open(cls, address: Address) -> Listeners:
         """Listen. Sockets that systemd has handed down go before `address`. Raises OSError."""
         handed_down = systemd.listen_fds()
-        if handed_down:
+        if handed_down:  # once: they are not found again
             start = systemd.SD_LISTEN_FDS_START
             return cls(address, [_adopted(number) for number in range(start, start + handed_down)])
         if address.family is socket.AF_UNIX:
@@ -65,6 +65,11 @@ class Listeners:
         listeners = cls(address)
         listeners.sockets(0)  # an error shows now, and a port of 0 has become one for all
         return listeners
+
+    @property
+    def handed_down(self) -> bool:
+        """Whether they are systemd's, so that no setting says where they are."""
+        return self._shared is not None and self._path is None
 
     def sockets(self, slot: int) -> list[Listening]:
         """What the worker in `slot` accepts from; opened if it is the first time. Raises OSError."""
@@ -149,6 +154,19 @@ class Listeners:
                 steering.detach(sock)
         except OSError:
             pass
+
+
+def listen(host: str, port: int, *, taken: bool = False) -> Listeners:
+    """Listen there, unless systemd has handed sockets down. Raises ConfigurationError.
+
+    `taken`: this process has that port already, for another host.
+    """
+    if not taken:
+        address.check_address(host, port)
+    try:
+        return Listeners.open(address.resolve(host, port))
+    except OSError as error:
+        raise address.refusal(error, host, port) from None
 
 
 def _adopted(descriptor: int) -> socket.socket:

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from gunicorn import SERVER_SOFTWARE, util
-from resonate.supervisor import address, status
+from resonate.supervisor import status
 from resonate.supervisor.application import Application
 from resonate.supervisor.children import Workers, ending, obituary
 from resonate.supervisor.control import Control, Line, Report
-from resonate.supervisor.listeners import Listeners
+from resonate.supervisor.listeners import listen
 from resonate.supervisor.process import Process, Role, State
 from resonate.supervisor.readiness import Readiness
 from resonate.supervisor.reloading import Reloading, limits
@@ -86,7 +86,7 @@ class Master:
         self.control = Control(self.directory.control, handlers, self.selector, time.monotonic)
         try:
             self._open_control()
-            self.listeners = self._listen()
+            self.app.listeners = listen(self.settings.server.host, self.settings.server.port)
         except ConfigurationError:
             self.control.close()
             self.directory.remove()
@@ -94,8 +94,8 @@ class Master:
         self.signals = Signals([*self._on_signal, signal.SIGCHLD])
         self.selector.register(self.signals, selectors.EVENT_READ, lambda: None)
         apps = {self.roster.serving.number: self.app}
-        self.workers = Workers(apps, self.log, self.listeners, self.scoreboard, self._close_in_child)
-        self.readiness = Readiness(self.settings, self.log, self.listeners.names(), self.started_at)
+        self.workers = Workers(apps, self.log, self.scoreboard, self._close_in_child)
+        self.readiness = Readiness(self.settings, self.log, self.app.listeners.names(), self.started_at)
         self.reloading = Reloading(self.log, self.roster, self.workers, self.readiness)
         self.readiness.greet()
         util._setproctitle(f"master [{self.cfg.proc_name}]")
@@ -107,18 +107,14 @@ class Master:
         except OSError as error:
             raise ConfigurationError("run_dir", f"no socket can be made there: {error}", value=str(path)) from None
 
-    def _listen(self) -> Listeners:
-        server = self.settings.server
-        address.check_address(server.host, server.port)
-        try:
-            return Listeners.open(address.resolve(server.host, server.port))
-        except OSError as error:
-            raise address.refusal(error, server.host, server.port) from None
-
     def _close(self) -> None:
-        self.listeners.close()
+        self._close_listeners()
         self.control.close()
         self.directory.remove()
+
+    def _close_listeners(self) -> None:
+        for listeners in self.workers.listeners:
+            listeners.close()
 
     def _close_in_child(self) -> None:
         self.control.close_in_child()
@@ -236,10 +232,12 @@ class Master:
         os.kill(action.pid, action.signal)  # it is there: it has not been reaped
 
     def _steer(self, action: Steer) -> None:
-        self.listeners.steer(action.slots)
+        for listeners in self.workers.listeners:
+            listeners.steer(action.slots)
 
     def _release(self, action: Release) -> None:
-        self.listeners.release(action.slot)
+        for listeners in self.workers.listeners:
+            listeners.release(action.slot)
 
     _on_action: Final[dict[type[Action], Callable[[Master, Any], None]]] = {
         Spawn: _spawn,
@@ -267,7 +265,7 @@ class Master:
 
     def _begin_stop(self) -> None:
         self.readiness.stopping()
-        self.listeners.close()  # when the workers have closed theirs, connections are refused
+        self._close_listeners()  # when the workers have closed theirs, connections are refused
         self.roster.stop(time.monotonic())
 
     def _reload(self, number: signal.Signals) -> None:

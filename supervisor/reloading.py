@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,16 +16,22 @@ from resonate.supervisor.application import Application
 from resonate.supervisor.children import Workers
 from resonate.supervisor.control import Line, Report
 from resonate.supervisor.generation import Phase, Reload
+from resonate.supervisor.listeners import listen
 from resonate.supervisor.process import Limits
 from resonate.supervisor.readiness import Readiness
 from resonate.supervisor.reading import Found, Reading, Unreadable
 from resonate.supervisor.roster import Roster
 
+from resonate.errors import ConfigurationError
+from resonate.server.listener import listen_for_metrics
 from resonate.settings import Server
 from resonate.version import VERSION
 
-#: What the master has made of these, no heir can change: sockets, the run directory, the shards, the logger.
-FIXED: Final = ("host", "port", "metrics_host", "metrics_port", "run_dir", "bus_shards", "log_format")
+#: What the master has made of these, no heir can change: the run directory, the shards, the logger.
+FIXED: Final = ("run_dir", "bus_shards", "log_format")
+#: Where the server listens.
+ADDRESS: Final = ("host", "port")
+METRICS_ADDRESS: Final = ("metrics_host", "metrics_port")
 #: Who may wait for the end of a reload at a time; `status` is to be answered meanwhile.
 MOST_WAITING: Final = 8
 LONGEST_HEALTH_TIMEOUT_S: Final = 3600.0
@@ -157,6 +164,8 @@ class Reloading:
             if error.said:
                 self._log.error("reading the configuration: %s", error.said)
             self._refuse(wish, str(error))
+        except ConfigurationError as error:
+            self._refuse(wish, str(error))
         return True
 
     def _begin(self, wish: _Wish, app: Application, now: float) -> None:
@@ -170,16 +179,24 @@ class Reloading:
         self._tell(self._running)
 
     def _candidate(self, found: Found) -> Application:
+        """What the heirs serve, and where. Raises ConfigurationError where nobody can listen."""
         settings, present = found.settings, self.app.settings.server
         if found.version != VERSION:
             self._log.info("version %s is on the disk: heirs are of it, the master stays %s", found.version, VERSION)
         for notice in settings.notices:
             self._log.warning("%s", notice)
-        for name in changed(present, settings.server):
+        fixed = (*FIXED, *ADDRESS) if self.app.listeners.handed_down else FIXED
+        for name in _changed(present, settings.server, fixed):
             self._log.warning("%s stays %s until the server is started again", name, getattr(present, name))
-        kept = {name: getattr(present, name) for name in FIXED}
-        server = dataclasses.replace(settings.server, **kept)
-        return self.app.successor(dataclasses.replace(settings, server=server))
+        server = dataclasses.replace(settings.server, **{name: getattr(present, name) for name in fixed})
+        settings = dataclasses.replace(settings, server=server)
+        shared, listeners = self.app.shared, self.app.listeners
+        if _changed(present, server, METRICS_ADDRESS):
+            shared = dataclasses.replace(shared, metrics=listen_for_metrics(server, self._log))
+        if _changed(present, server, ADDRESS):
+            listeners = listen(server.host, server.port, taken=server.port == present.port)
+            self._log.info("Listening at: %s as well, from when the heirs are ready", ", ".join(listeners.names()))
+        return self.app.successor(settings, shared, listeners)
 
     def _refuse(self, wish: _Wish, reason: str) -> None:
         self._log.error("the reload is refused, nothing changes: %s", reason)
@@ -213,7 +230,8 @@ class Reloading:
             return
         seen.promoted = True
         number = seen.reload.number
-        self._workers.apps = {age: app for age, app in self._workers.apps.items() if age >= number}
+        self._workers.drop([age for age in self._workers.apps if age < number])
+        self._readiness.names = self.app.listeners.names()
         seen.old = {process.pid for process in self._roster.old_workers(number)}
         seen.connections = self._connections(seen)
         old, connections = len(seen.old), seen.connections
@@ -233,7 +251,7 @@ class Reloading:
         else:
             self._log.error("reload %d %s after %.1f s: %s", reload.number, reload.phase.value, took_s, reload.reason)
         if reload.phase is Phase.ROLLED_BACK:
-            self._workers.apps.pop(reload.number)
+            self._workers.drop([reload.number])
             self._log.error("generation %d serves on", serving.number)
         result: Line = {"ok": reload.phase is Phase.DONE, "phase": reload.phase.value, "reason": reload.reason}
         result |= {"generation": serving.number, "workers": serving.workers, "connections": seen.connections}
@@ -261,9 +279,9 @@ def limits(app: Application) -> Limits:
     return Limits(graceful_timeout_s=app.cfg.graceful_timeout, worker_timeout_s=app.settings.server.worker_timeout)
 
 
-def changed(present: Server, wanted: Server) -> list[str]:
-    """The settings that differ and stay as they are until the next start."""
-    return [name for name in FIXED if getattr(present, name) != getattr(wanted, name)]
+def _changed(present: Server, wanted: Server, names: Iterable[str]) -> list[str]:
+    """Those of the settings that differ."""
+    return [name for name in names if getattr(present, name) != getattr(wanted, name)]
 
 
 def _number(value: object) -> bool:

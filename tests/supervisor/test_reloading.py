@@ -20,7 +20,7 @@ from resonate.supervisor.reloading import MOST_WAITING
 from resonate.bus.directory import RunDirectory
 from tests.supervisor.running import ROOT, Running, Start, gone, worker_of
 from tests.support.eventually import eventually
-from tests.support.server import BIN
+from tests.support.server import BIN, free_port
 
 
 def reload(running: Running, **values: Any) -> None:
@@ -144,11 +144,55 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(start: Start) -> No
 
 def test_what_cannot_change_stays_and_is_said(start: Start) -> None:
     running = start().ready()
-    reload(running, port=1, bus_shards=3, metrics_port=9)
+    reload(running, bus_shards=3, log_format="json")
     serves(running, 2, 1)
-    for words in ("port stays 0 until", "bus_shards stays 1 until", "metrics_port stays 0 until"):
+    for words in ("bus_shards stays 1 until", "log_format stays text until"):
         assert words in running.log()
     assert len(running.pids("shard")) == 1
+    assert worker_of(running.connect())[1] in running.pids("worker")
+
+
+def test_another_address(start: Start) -> None:
+    running = start(workers=2).ready()
+    before, port = running.address(), free_port()
+    reload(running, port=port, workers=2)
+    running.logged("reload 2 done")
+    assert running.address() == ("127.0.0.1", port)
+    assert worker_of(running.connect())[1] in running.pids("worker")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(before, timeout=20)
+    path = running.directory / "s"
+    reload(running, host=f"unix:{path}", workers=2)
+    running.logged("reload 3 done")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        assert worker_of(client)[1] in running.pids("worker")
+    reload(running, port=port, workers=3)
+    running.logged("reload 4 done")
+    assert not path.exists()
+    assert worker_of(running.connect())[1] in running.pids("worker")
+
+
+def test_another_host_and_the_same_port(start: Start) -> None:
+    running = start(port=free_port()).ready()
+    _, port = running.address()
+    reload(running, host="0.0.0.0", port=port)
+    running.logged("reload 2 done")
+    assert running.address() == ("0.0.0.0", port)
+    assert worker_of(running.connect())[1] in running.pids("worker")
+
+
+def test_an_address_that_is_taken_changes_nothing(start: Start) -> None:
+    running = start().ready()
+    before = running.address()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        reload(running, port=taken.getsockname()[1])
+        running.logged("another process listens there")
+    assert workers(running) == [(0, 1, "ready")]
+    assert running.address() == before
+    reload(running, port=free_port(), mode="crash")
+    running.logged("reload 2 rolled back")
+    assert running.address() == before
     assert worker_of(running.connect())[1] in running.pids("worker")
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import signal
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.support.client import Client
 from tests.support.eventually import eventually
-from tests.support.server import BIN, ONE_APP, Server, configuration
+from tests.support.rest import Rest
+from tests.support.server import BIN, ONE_APP, Server, configuration, free_port
 
 OTHER_APP = {"app_id": "app2", "key": "key2", "secret": "secret2"}
 
@@ -72,3 +75,17 @@ def test_a_configuration_that_cannot_be_used_is_refused_and_nothing_changes(serv
     assert server.workers() == before
     with Client(server.host, server.port) as client:
         client.established()
+
+
+def test_metrics_on_another_port(server: Server) -> None:
+    metrics = free_port()
+    with Client(server.host, server.port).established() as client:
+        client.subscribed("chat")
+        configure(server, configuration([ONE_APP], settings(server, metrics_port=metrics)))
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "reload 2 done" in server.log())
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=20) as answer:
+            assert b"resonate_connections" in answer.read()
+        with closing(Rest(server.host, server.port)) as rest:
+            assert rest.publish("chat", "hello", "{}").status == 200
+        assert client.event()["event"] == "hello"
