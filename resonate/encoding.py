@@ -117,7 +117,7 @@ def encode(frame: Frame) -> bytes:
 
 def _parcel_head(frame: Parcel, payloads: list[bytes]) -> tuple[Any, ...]:
     events = [(*stamped[:3], [_pack(event, payloads) for event in stamped[3]]) for stamped in frame.events]
-    return (_PARCEL, *frame[:3], list(map(tuple, frame.acks)), list(map(tuple, frame.marks)), events)
+    return (_PARCEL, *frame[:3], list(map(tuple, frame.acks)), list(map(tuple, frame.marks)), events, frame.urgent)
 
 
 def _batch_head(frame: Batch, payloads: list[bytes]) -> tuple[Any, ...]:
@@ -386,7 +386,8 @@ def _stamped(row: Row, reader: _Reader) -> Stamped:
 
 
 def _read_parcel(head: Row, reader: _Reader) -> Parcel:
-    _, shard, number, stable, acks, marks, events = _typed(head, (int, str, int, int, list, list, list))
+    types = (int, str, int, int, list, list, list, bool)
+    _, shard, number, stable, acks, marks, events, urgent = _typed(head, types)
     return Parcel(
         shard,
         number,
@@ -394,6 +395,7 @@ def _read_parcel(head: Row, reader: _Reader) -> Parcel:
         [Ack(*_typed(row, (int, int, int))) for row in acks],
         [Mark(*_typed(row, (str, int, int))) for row in marks],
         [_stamped(row, reader) for row in events],
+        urgent,
     )
 
 
@@ -403,11 +405,11 @@ def _read_batch(head: Row, reader: _Reader) -> Batch:
 
 
 def _read_beat(head: Row, reader: _Reader) -> Beat:
-    _, worker, received, counters = head
-    _typed([worker, received], (str, int))
+    _, worker, received, counters, urgent = head
+    _typed([worker, received, urgent], (str, int, bool))
     if counters is not None and type(counters) is not dict:
         raise ValueError("counters are an object")
-    return Beat(worker, received, counters)
+    return Beat(worker, received, counters, urgent)
 
 
 def _read_hello(head: Row, reader: _Reader) -> Hello:

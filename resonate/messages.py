@@ -392,18 +392,22 @@ class Batch(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """A worker lives. `counters` are what it has counted so far, None where only `received` is news."""
+    """A worker lives. `counters` are what it has counted so far, None where only `received` is news.
+
+    `urgent`: it waits until everybody has dealt with what it has asked for.
+    """
 
     worker: str
     received: int
     counters: dict[str, Any] | None
+    urgent: bool = False
 
 
 class Parcel(NamedTuple):
     """What a shard tells a worker. `shard` is its name, `number` counts the parcels to this worker from 1 on.
 
     Every worker has dealt with everything up to the place `stable`, which is -1 while the shard recovers. Events and
-    acks are each in order.
+    acks are each in order. `urgent`: somebody waits to hear that this worker has dealt with it.
     """
 
     shard: str
@@ -412,6 +416,7 @@ class Parcel(NamedTuple):
     acks: list[Ack]
     marks: list[Mark]
     events: list[Stamped]
+    urgent: bool = False
 
 
 Frame = Hello | Batch | Beat | Parcel

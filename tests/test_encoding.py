@@ -135,7 +135,7 @@ DECLARATION = st.builds(
 FRAMES: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Hello, TEXT, DECLARATION),
     st.builds(Batch, TEXT, NUMBER, NUMBER, ANY_REQUESTS),
-    st.builds(Beat, TEXT, NUMBER, st.none() | st.dictionaries(TEXT, JSON, max_size=3)),
+    st.builds(Beat, TEXT, NUMBER, st.none() | st.dictionaries(TEXT, JSON, max_size=3), st.booleans()),
     st.builds(
         Parcel,
         TEXT,
@@ -144,6 +144,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         st.lists(st.builds(Ack, NUMBER, NUMBER, NUMBER), max_size=3),
         st.lists(st.builds(Mark, TEXT, NUMBER, NUMBER), max_size=3),
         st.lists(st.builds(Stamped, TEXT, NUMBER, NUMBER, ANY_EVENTS), max_size=3),
+        st.booleans(),
     ),
 )
 

@@ -193,10 +193,17 @@ class BusLink:
                     self._kill(peer)
         self._inbox.mend(self._log)
 
-    def _receipt(self, peer: _Peer, counters: dict[str, Any] | None) -> None:
+    def hasten(self) -> None:
+        """Ask those shards to see to it of which not everybody has dealt with what this worker has asked for."""
+        self._flush()
+        for peer in self._peers:
+            if peer.ledger.kept and peer.outlet is not None:
+                self._receipt(peer, None, urgent=True)
+
+    def _receipt(self, peer: _Peer, counters: dict[str, Any] | None, urgent: bool = False) -> None:
         assert peer.outlet is not None
         peer.unreceipted = 0
-        peer.outlet.send(encode(Beat(self._name, peer.ledger.received, counters)))
+        peer.outlet.send(encode(Beat(self._name, peer.ledger.received, counters, urgent)))
 
     # --- from the shards ---------------------------------------------------------------------------------------------
 
@@ -245,7 +252,7 @@ class BusLink:
         if not self._scheduled and peer.ledger.few:  # what has gathered meanwhile
             self._scheduled = True
             self._loop.run_callback(self._flush)
-        if peer.unreceipted > RECEIPT_BYTES and peer.outlet is not None:
+        if (parcel.urgent or peer.unreceipted > RECEIPT_BYTES) and peer.outlet is not None:
             self._receipt(peer, None)
 
     # --- shards come and go ------------------------------------------------------------------------------------------

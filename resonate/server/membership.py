@@ -67,6 +67,11 @@ class Membership:
         """Whether everybody has heard of everything that this worker has asked for."""
         return self._bus is None or self._bus.settled
 
+    def hasten(self) -> None:
+        """Somebody waits until that is so."""
+        if self._bus is not None:
+            self._bus.hasten()
+
     def beat(self, counters: dict[str, Any]) -> None:
         """A second has passed; `counters` are what this worker has counted."""
         if self._local is not None:

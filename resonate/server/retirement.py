@@ -196,4 +196,5 @@ class Retirement:
         until = time.monotonic() + SETTLE_S
         while not self._service.settled and time.monotonic() < until:
             self._alive()
+            self._service.hasten()
             gevent.sleep(LOOK_S)

@@ -184,6 +184,10 @@ class Service:
         """Whether everybody has heard of everything that this worker has asked for."""
         return self._membership.settled
 
+    def hasten(self) -> None:
+        """Somebody waits until that is so."""
+        self._membership.hasten()
+
     def close(self) -> None:
         """All connections have gone."""
         for timer in self._timers:

@@ -40,6 +40,7 @@ class Exchange:
         self._unsealed = 0  # requests that have been done since the last parcels
         self._sealed = 0  # the place up to which everything is in parcels
         self._outgoing: list[tuple[str, bytes]] = []
+        self._waiting: dict[str, int] = {}  # who waits until everybody has dealt with everything up to that place
         self._began = now
         self.counters = self._shard.counters
         self.counters |= dict.fromkeys(("requests", "frames_in", "frames_out", "undecodable", "workers_gone"), 0)
@@ -75,6 +76,7 @@ class Exchange:
             return
         self.counters["workers_gone"] += 1
         self._outbox.leave(worker)
+        self._waiting.pop(worker, None)
         self._outgoing = [(receiver, data) for receiver, data in self._outgoing if receiver != worker]
         self._postponed = deque(batch for batch in self._postponed if batch.worker != worker)
         self._sequencer.gone(worker, now)
@@ -103,6 +105,7 @@ class Exchange:
     def take(self, now: float) -> list[tuple[str, bytes]]:
         """What is to be sent to whom, in order."""
         self._seal(now)
+        self._reassure(now)
         outgoing, self._outgoing = self._outgoing, []
         return outgoing
 
@@ -126,6 +129,12 @@ class Exchange:
         if beat.counters is not None and beat.worker in self._sequencer.workers:
             self._shard.report(beat.worker, beat.counters)
         self._resume(now)
+        if beat.urgent and beat.worker in self._sequencer.workers:
+            self._seal(now)
+            stable = self._stable()
+            self._waiting[beat.worker] = self._sealed
+            for worker in self._sequencer.workers:
+                self._post(worker, Delivery(), stable, now, urgent=True)
 
     def _resume(self, now: float) -> None:
         """Do what has been put off, as long as every worker that reads can follow."""
@@ -147,15 +156,22 @@ class Exchange:
         for worker, delivery in self._sequencer.take().items():
             self._post(worker, delivery, stable, now)
 
+    def _reassure(self, now: float) -> None:
+        """Tell those who wait, as soon as it is so."""
+        if self._waiting:
+            stable = self._stable()
+            for worker in [worker for worker, place in self._waiting.items() if stable >= place]:
+                del self._waiting[worker]
+                self._post(worker, Delivery(), stable, now)
+
     def _stable(self) -> int:
         """The place up to which everybody has dealt with everything; -1 while not all have said what they hold."""
         return -1 if self._sequencer.missing else self._outbox.stable(self._sealed)
 
-    def _post(self, worker: str, delivery: Delivery, stable: int, now: float) -> None:
+    def _post(self, worker: str, delivery: Delivery, stable: int, now: float, urgent: bool = False) -> None:
         outbox = self._outbox
-        data = encode(
-            Parcel(self._name, outbox.next(worker), stable, delivery.acks, delivery.marks, delivery.events)
-        )
+        number, (acks, marks, events) = outbox.next(worker), (delivery.acks, delivery.marks, delivery.events)
+        data = encode(Parcel(self._name, number, stable, acks, marks, events, urgent))
         outbox.sent(worker, self._sequencer.place, len(data), now)
         self.counters["frames_out"] += 1
         self._outgoing.append((worker, data))

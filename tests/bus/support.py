@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import zmq
 from gevent.core import loop as gevent_loop
 
-from resonate import __version__
 from resonate.bus.directory import RunDirectory, identity
 from resonate.encoding import decode, encode
 from resonate.messages import Event, Frame, Parcel, Present
+from resonate.version import PROTOCOL
 from tests.support.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ class ShardProcess:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "resonate.bus", str(directory.path), str(index), str(timeout_s), "text"),
-                    __version__,
+                    str(PROTOCOL),
                 ],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,

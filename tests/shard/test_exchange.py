@@ -134,6 +134,41 @@ def test_each_second_every_worker_is_told_that_the_shard_lives() -> None:
     assert [parcel.events for parcel in world.read("a")] == [[]]
 
 
+def test_who_is_in_a_hurry_hears_as_soon_as_everybody_has_dealt_with_it() -> None:
+    world = World("a", "b", "c")
+    for worker in "abc":
+        world.settle(worker)
+    world.ask("b", subscribe())
+    world.ask("a", publish(1))
+    for worker in "abc":
+        world.read(worker)
+    world.give(Beat("a", world.received["a"], None, urgent=True))
+    assert [parcel.urgent for worker in "abc" for parcel in world.read(worker)] == [True] * 3
+    world.receipt("a")
+    world.receipt("c")
+    assert world.read("a") == []
+    world.receipt("b")
+    (parcel,) = world.read("a")
+    assert (parcel.stable, parcel.urgent) == (2, False)
+    world.receipt("a")
+    assert world.read("a") == world.read("b") == []
+
+
+def test_who_waits_for_one_that_dies_hears_of_it_at_once() -> None:
+    world = World("a", "b")
+    for worker in "ab":
+        world.settle(worker)
+    world.ask("a", publish(1))
+    for worker in "ab":
+        world.read(worker)
+    world.give(Beat("a", world.received["a"], None, urgent=True))
+    world.read("a")
+    world.receipt("a")
+    assert world.read("a") == []
+    world.exchange.gone("b", world.now)
+    assert [parcel.stable for parcel in world.read("a")] == [1]
+
+
 def test_the_name_of_the_sender_is_told() -> None:
     world = World("a")
     assert world.give(Beat("a", 0, None)) == "a"
