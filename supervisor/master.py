@@ -96,7 +96,7 @@ class Master:
         apps = {self.roster.serving.number: self.app}
         self.workers = Workers(apps, self.log, self.scoreboard, self._close_in_child)
         self.readiness = Readiness(self.settings, self.log, self.app.listeners.names(), self.started_at)
-        self.reloading = Reloading(self.log, self.roster, self.workers, self.readiness)
+        self.reloading = Reloading(self.log, self.roster, self.workers, self.scoreboard, self.readiness)
         self.readiness.greet()
         util._setproctitle(f"master [{self.cfg.proc_name}]")
 

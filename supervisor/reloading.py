@@ -20,20 +20,24 @@ from resonate.supervisor.listeners import listen
 from resonate.supervisor.process import Limits
 from resonate.supervisor.readiness import Readiness
 from resonate.supervisor.reading import Found, Reading, Unreadable
+from resonate.supervisor.resharding import Resharding
 from resonate.supervisor.roster import Roster
 
 from resonate.errors import ConfigurationError
 from resonate.server.listener import listen_for_metrics
+from resonate.server.scoreboard import Scoreboard
 from resonate.settings import Server
 from resonate.version import VERSION
 
-#: What the master has made of these, no heir can change: the run directory, the shards, the logger.
-FIXED: Final = ("run_dir", "bus_shards", "log_format")
+#: What the master has made of these, no heir can change: the run directory, the logger.
+FIXED: Final = ("run_dir", "log_format")
 #: Where the server listens.
 ADDRESS: Final = ("host", "port")
 METRICS_ADDRESS: Final = ("metrics_host", "metrics_port")
 #: Who may wait for the end of a reload at a time; `status` is to be answered meanwhile.
 MOST_WAITING: Final = 8
+#: How long reading the configuration may take, in seconds; nobody waits for it.
+READING_S: Final = 30.0
 LONGEST_HEALTH_TIMEOUT_S: Final = 3600.0
 
 
@@ -69,14 +73,18 @@ class _Seen:
 class Reloading:
     """One at a time."""
 
-    def __init__(self, log: Any, roster: Roster, workers: Workers, readiness: Readiness) -> None:
+    def __init__(
+        self, log: Any, roster: Roster, workers: Workers, scoreboard: Scoreboard, readiness: Readiness
+    ) -> None:
         self._log = log
+        self._scoreboard = scoreboard
         self._roster = roster
         self._workers = workers
         self._readiness = readiness
         self._next: _Wish | None = None
         self._reading: tuple[_Wish, Reading] | None = None
         self._running: _Seen | None = None
+        self._resharding: tuple[_Seen, Resharding] | None = None
 
     @property
     def app(self) -> Application:
@@ -86,7 +94,7 @@ class Reloading:
     @property
     def busy(self) -> bool:
         """Whether one is under way."""
-        return self._reading is not None or self._running is not None
+        return any(each is not None for each in (self._reading, self._running, self._resharding))
 
     # --- who asks ----------------------------------------------------------------------------------------------------
 
@@ -119,7 +127,7 @@ class Reloading:
     def _within_s(self, health_timeout_s: float | None) -> float:
         """How long it may take once it has begun: to read, until heirs are ready, and until the old ones have gone."""
         health = health_timeout_s or self.app.settings.server.health_timeout
-        return float(2 * health + self._roster.serving.limits.graceful_timeout_s)
+        return float(READING_S + health + self._roster.serving.limits.graceful_timeout_s)
 
     # --- each turn of the master's loop ------------------------------------------------------------------------------
 
@@ -129,6 +137,8 @@ class Reloading:
             self._follow(self._running, now)
         if self._reading is not None:
             self._follow_reading(*self._reading, now)
+        if self._resharding is not None:
+            self._follow_resharding(*self._resharding, now)
         if not self.busy and self._next is not None:
             wish, self._next = self._next, None
             if self._roster.stopping:
@@ -137,11 +147,10 @@ class Reloading:
                 self._read(wish, now)
 
     def _read(self, wish: _Wish, now: float) -> None:
-        """First of all. It may take as long as the heirs may take to become ready."""
+        """First of all."""
         self._readiness.reloading()
-        health = wish.health_timeout_s or self.app.settings.server.health_timeout
         try:
-            self._reading = wish, Reading(now + health)
+            self._reading = wish, Reading(now + READING_S)
         except OSError as error:
             self._refuse(wish, f"the configuration cannot be read: {error.strerror or error}")
 
@@ -212,9 +221,19 @@ class Reloading:
             self._follow_old_workers(seen)
         if reload.over:
             self._running = None
-            self._end(seen, now)
+            shards = self.app.settings.server.bus_shards
+            if reload.phase is Phase.DONE and shards != self._roster.shards:
+                again = Resharding(self._roster, self._workers, self._scoreboard, self._log, shards, now)
+                self._resharding = seen, again
+            else:
+                self._end(seen, now)
         else:
             self._tell(seen)
+
+    def _follow_resharding(self, seen: _Seen, resharding: Resharding, now: float) -> None:
+        if resharding.over(now):
+            self._resharding = None
+            self._end(seen, now, resharding.failure)
 
     def _follow_heirs(self, seen: _Seen) -> None:
         if seen.promoted:
@@ -243,9 +262,10 @@ class Reloading:
             self._log.info("reload %d: old worker (pid:%d) has gone", seen.reload.number, pid)
         seen.old = left
 
-    def _end(self, seen: _Seen, now: float) -> None:
+    def _end(self, seen: _Seen, now: float, failure: str = "") -> None:
+        """`failure` says why there are as many shards as before."""
         reload, serving = seen.reload, self._roster.serving
-        took_s = round((now if reload.ended_at is None else reload.ended_at) - reload.began_at, 3)
+        took_s = round(now - reload.began_at, 3)
         if reload.phase is Phase.DONE:
             self._log.info("reload %d done in %.1f s", reload.number, took_s)
         else:
@@ -253,7 +273,9 @@ class Reloading:
         if reload.phase is Phase.ROLLED_BACK:
             self._workers.drop([reload.number])
             self._log.error("generation %d serves on", serving.number)
-        result: Line = {"ok": reload.phase is Phase.DONE, "phase": reload.phase.value, "reason": reload.reason}
+        reason = f"there are {self._roster.shards} shards still: {failure}" if failure else reload.reason
+        done = reload.phase is Phase.DONE and not failure
+        result: Line = {"ok": done, "phase": reload.phase.value, "reason": reason}
         result |= {"generation": serving.number, "workers": serving.workers, "connections": seen.connections}
         seen.wish.end({**result, "took_s": took_s})
         if not self._roster.stopping:

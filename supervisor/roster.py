@@ -31,7 +31,7 @@ SHARD_GRACE_S: Final = 3.0
 HURRY_S: Final = 2.0
 #: A worker may be silent for this long while it imports what it hosts, if `worker_timeout` is shorter.
 BOOT_S: Final = 60.0
-#: Shards have one generation: they outlive reloads.
+#: Of workers; that of shards changes only with their number: they outlive reloads.
 FIRST: Final = 1
 
 
@@ -103,6 +103,8 @@ class Roster:
         self.sharded = self.serving.workers > 1 or shards > 1
         self.reload: Reload | None = None
         self._heirs: Generation | None = None
+        self._shards_generation = FIRST
+        self._resharding = False
         self._open: set[int] = set()  # slots that have a socket
         self._steered: frozenset[int] | None = None
         self._backoffs: dict[Place, Backoff] = {}
@@ -136,6 +138,17 @@ class Roster:
         self.sharded = True  # heirs and those who serve work together, also where there is one of each
         self.reload = Reload(number, now, health_timeout_s)
         return self.reload
+
+    def reshard_soon(self) -> None:
+        """Nobody is started until `reshard`: who is there prepares for another number of shards."""
+        self._resharding = True
+
+    def reshard(self, shards: int) -> None:
+        """So many shards from now on. If it is another number, they come when the present ones have gone."""
+        self._resharding = False
+        if shards != self.shards:
+            self.shards = shards
+            self._shards_generation += 1
 
     def stop(self, now: float) -> None:
         """Everybody goes: first the workers, within their `graceful_timeout_s`, then the shards."""
@@ -219,6 +232,11 @@ class Roster:
     def reloading(self) -> bool:
         """Whether a reload is under way."""
         return self.reload is not None and not self.reload.over
+
+    @property
+    def clearing(self) -> bool:
+        """Whether there are shards of another number, still."""
+        return any(it.role is Role.SHARD and it.generation != self._shards_generation for it in self.processes.values())
 
     @property
     def unready(self) -> list[Place]:
@@ -340,7 +358,7 @@ class Roster:
         Until there is another the name stays: whose heir has died waits. In a stop there is nobody to wait for.
         """
         heirs = [] if self.stopping else [it for it in self.ready_workers(self.serving.number) if it.place in wanted]
-        if not process.booted or any(heir.pid == process.heir for heir in heirs):
+        if process.role is Role.SHARD or not process.booted or any(heir.pid == process.heir for heir in heirs):
             return
         bequests = Counter(it.heir for it in self.processes.values() if it.state is State.RETIRING)
         best = min(heirs, key=lambda heir: (heir.slot != process.slot, bequests[heir.pid]), default=None)
@@ -350,8 +368,8 @@ class Roster:
 
     def _killed_at(self, process: Process) -> float:
         """When a retiring process has had its time."""
-        if process.role is Role.SHARD:
-            return process.since + SHARD_GRACE_S
+        if process.role is Role.SHARD:  # one that others follow is waited for by everybody
+            return process.since + (0.0 if process.generation != self._shards_generation else SHARD_GRACE_S)
         by = process.since + process.limits.graceful_timeout_s
         return by if self._stop_by is None else min(by, self._stop_by)
 
@@ -370,6 +388,8 @@ class Roster:
             yield Release(slot)
 
     def _spawns(self, now: float) -> Iterator[Spawn]:
+        if self._resharding or self.clearing:
+            return
         occupied = {process.place for process in self.processes.values()}
         for place in self.wanted:
             if place not in occupied and now >= self._backoff(place).not_before:
@@ -388,7 +408,7 @@ class Roster:
     def wanted(self) -> list[Place]:
         """Shards first: workers look for them. In a stop they are needed as long as there are workers."""
         shards = self.sharded and (not self.stopping or bool(self._workers))
-        places = [Place(Role.SHARD, index, FIRST) for index in range(self.shards if shards else 0)]
+        places = [Place(Role.SHARD, index, self._shards_generation) for index in range(self.shards if shards else 0)]
         if not self.stopping:
             for generation in self._generations:
                 places += _places(generation)

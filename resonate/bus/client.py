@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from logging import Logger
@@ -21,9 +21,10 @@ import zmq
 from resonate.bus.directory import RunDirectory, alive, pid_of
 from resonate.bus.sockets import Inbox, Outlet, Reserve
 from resonate.encoding import EncodingError, decode, encode
-from resonate.messages import Beat, Declaration, Event, Hello, Parcel, Question, Request
+from resonate.messages import Beat, Event, Hello, Parcel, Question, Request
 from resonate.shard.homes import homes
-from resonate.shard.ledger import NOTHING, Ledger
+from resonate.shard.ledger import Ledger
+from resonate.shard.resharding import resharded
 
 READ: Final = 1
 #: How long one turn may take frames in, in seconds.
@@ -79,7 +80,7 @@ class _Peer:
 
 
 class BusLink:
-    """`name` is this worker's, `past` what it holds already on the first shard (it has been alone).
+    """`name` is this worker's; there is a ledger for each shard, which may tell what it holds already.
 
     `start_shard` is told the number of a shard that is not there, as long as it is not.
     """
@@ -90,11 +91,10 @@ class BusLink:
         log: Logger,
         directory: RunDirectory,
         name: str,
-        shards: int,
+        ledgers: Sequence[Ledger],
         timeout_s: float,
         receiver: Receiver,
         start_shard: Callable[[int], None],
-        past: Declaration = NOTHING,
     ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
@@ -109,7 +109,8 @@ class BusLink:
         self._timeout_s = timeout_s
         self._receiver = receiver
         self._start_shard = start_shard
-        self._peers = [_Peer(index, Ledger(name, past if index == 0 else NOTHING)) for index in range(shards)]
+        self._peers = [_Peer(index, ledger) for index, ledger in enumerate(ledgers)]
+        self._holding = False
         self._by_name: dict[str, _Peer] = {}
         self._watcher = loop.io(self._inbox.fileno(), READ)
         self._search: Any = None
@@ -146,7 +147,7 @@ class BusLink:
     @property
     def settled(self) -> bool:
         """Whether nothing would have to be asked of a shard again, if it died now."""
-        return not any(peer.ledger.kept for peer in self._peers)
+        return all(peer.ledger.settled for peer in self._peers)
 
     @property
     def greeting(self) -> bool:
@@ -197,7 +198,7 @@ class BusLink:
         """Ask those shards to see to it of which not everybody has dealt with what this worker has asked for."""
         self._flush()
         for peer in self._peers:
-            if peer.ledger.kept and peer.outlet is not None:
+            if not peer.ledger.settled and peer.outlet is not None:
                 self._receipt(peer, None, urgent=True)
 
     def _receipt(self, peer: _Peer, counters: dict[str, Any] | None, urgent: bool = False) -> None:
@@ -255,6 +256,28 @@ class BusLink:
         if (parcel.urgent or peer.unreceipted > RECEIPT_BYTES) and peer.outlet is not None:
             self._receipt(peer, None)
 
+    # --- another number of shards ------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Look for no other shards, until `release` or `reshard`."""
+        self._holding = True
+
+    def release(self) -> None:
+        """Go on."""
+        self._holding = False
+        self._receiver.clogged = self._clogged()
+        self._look_for_shards()
+        self._receiver.receive([])  # who waits may be listened to
+
+    def reshard(self, shards: int) -> None:
+        """Go on with so many shards, in place of those that have gone. To be called while settled."""
+        ledgers = resharded(self._name, [peer.ledger for peer in self._peers], shards, time.monotonic())
+        for peer in self._peers:
+            self._part(peer)
+        self._by_name.clear()
+        self._peers = [_Peer(index, ledger) for index, ledger in enumerate(ledgers)]
+        self.release()
+
     # --- shards come and go ------------------------------------------------------------------------------------------
 
     def _look_for_shards(self) -> None:
@@ -262,6 +285,8 @@ class BusLink:
         if self._search is not None:
             self._search.close()
             self._search = None
+        if self._holding:
+            return
         missing = False
         self._reserve.empty()
         for peer in self._peers:
@@ -314,16 +339,21 @@ class BusLink:
 
     def _lost(self, peer: _Peer) -> None:
         """A shard's process has ended. What it has said is taken in first; requests wait for the next one."""
-        peer.watcher.stop()
-        peer.watcher.close()
-        os.close(peer.pidfd)
-        assert peer.outlet is not None
-        peer.outlet.close(forget=True)
-        peer.outlet, peer.state, peer.pidfd = None, State.AWAY, -1
+        self._part(peer)
         self._log.error("shard %d (pid %d) has died; requests wait for another", peer.index, pid_of(peer.name))
         while (data := self._inbox.receive()) is not None:
             self._take(data)
         self._look_for_shards()
+
+    def _part(self, peer: _Peer) -> None:
+        """Nothing is said to a shard any more."""
+        if peer.outlet is None:
+            return
+        peer.watcher.stop()
+        peer.watcher.close()
+        os.close(peer.pidfd)
+        peer.outlet.close(forget=True)
+        peer.outlet, peer.state, peer.pidfd = None, State.AWAY, -1
 
     def _kill(self, peer: _Peer) -> None:
         """A shard that hangs is worse than none."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from resonate.bus.client import Receiver
 from resonate.messages import Declaration, Event, Question, Request
 from resonate.shard import Shard
+from resonate.shard.homes import homes
+from resonate.shard.ledger import BEHIND
 
 #: How a worker that is alone is known to the shard inside it.
 WORKER = "worker"
@@ -66,6 +69,33 @@ class LocalLink:
 
     def close(self) -> None:
         """The shard goes with the worker."""
+
+
+class Waiting:
+    """Requests wait until there are so many shards. Clients wait from where it is too many; see `Receiver`."""
+
+    trouble = ""
+
+    def __init__(self, shards: int, receiver: Receiver) -> None:
+        self._shards = shards
+        self._receiver = receiver
+        self.requests: list[Request] = []
+
+    def send(self, request: Request) -> None:
+        """Keep it."""
+        self.requests.append(request)
+        if len(self.requests) > BEHIND:
+            self._receiver.clogged = True
+
+    def answers(self, request: Question) -> int:
+        """As many as there will be."""
+        return len(homes(request, self._shards))
+
+    def beat(self, counters: dict[str, Any]) -> None:
+        """Nobody is told."""
+
+    def close(self) -> None:
+        """Nobody is told of what was kept, either: the worker ends."""
 
 
 class Link:

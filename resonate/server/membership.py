@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from logging import Logger
 from typing import Any
 
 from resonate.bus.client import BusLink, Receiver
 from resonate.bus.directory import RunDirectory, alive, identity
-from resonate.messages import Declaration
-from resonate.server.link import Link, LocalLink
+from resonate.messages import Declaration, Inspect, ListChannels, Request
+from resonate.server.link import Link, LocalLink, Waiting
 from resonate.shard import Shard
-from resonate.shard.ledger import NOTHING
+from resonate.shard.ledger import NOTHING, Ledger
 
 StartShard = Callable[[int], None]
 
@@ -45,6 +45,7 @@ class Membership:
         self._local: LocalLink | None = LocalLink(Shard(), clock)
         self._bus: BusLink | None = None
         self.link = Link(self._local)
+        self._waiting: Waiting | None = None
         self._sharded = sharded
         self._trouble = ""
 
@@ -66,6 +67,38 @@ class Membership:
     def settled(self) -> bool:
         """Whether everybody has heard of everything that this worker has asked for."""
         return self._bus is None or self._bus.settled
+
+    @property
+    def holding(self) -> bool:
+        """Whether requests wait for another number of shards."""
+        return self._waiting is not None
+
+    def hold(self, shards: int) -> None:
+        """Send nothing any more: soon there will be so many shards."""
+        if self._bus is not None and self._receiver is not None:
+            self._bus.hold()
+            self._waiting = Waiting(shards, self._receiver)
+            self.link.change(self._waiting)
+
+    def release(self) -> None:
+        """There will not; what has waited is sent. Questions to all shards were to be answered by another number."""
+        if self._bus is not None and self._waiting is not None:
+            requests = [each for each in self._waiting.requests if not isinstance(each, Inspect | ListChannels)]
+            self._go_on(self._bus, requests)
+            self._bus.release()
+
+    def reshard(self, shards: int) -> None:
+        """There are so many now."""
+        if self._bus is not None and self._waiting is not None:
+            self._shards = shards
+            self._bus.reshard(shards)
+            self._go_on(self._bus, self._waiting.requests)
+
+    def _go_on(self, bus: BusLink, requests: Sequence[Request]) -> None:
+        self._waiting = None
+        self.link.change(bus)
+        for request in requests:
+            bus.send(request)
 
     def hasten(self) -> None:
         """Somebody waits until that is so."""
@@ -115,11 +148,10 @@ class Membership:
             self._log,
             self._directory,
             self.name,
-            self._shards,
+            [Ledger(self.name, past if index == 0 else NOTHING) for index in range(self._shards)],
             self._timeout_s,
             self._receiver,
             self._start_shard,
-            past,
         )
         self._local, self._bus = None, bus
         self.link.change(bus)

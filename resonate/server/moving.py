@@ -97,6 +97,15 @@ class Movers:
         self._since: dict[tuple[str, int], int] = {}  # the tick at which an arrival was first heard of
         self.origins: set[str] = set()  # the workers that have a line to this one
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is on the way, in either direction."""
+        return not (self._groups or self._arrivals or self.origins)
+
+    def reshard(self, shards: int) -> None:
+        """There are so many shards from now on. To be called while idle."""
+        self._shards, self._arrivals = shards, Arrivals(shards)
+
     # --- to another worker -------------------------------------------------------------------------------------------
 
     def depart(self, heir: str, connections: list[PusherConnection]) -> Group:

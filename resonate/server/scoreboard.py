@@ -6,12 +6,22 @@ import mmap
 import os
 import time
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 _FIELD: Final = 8  # bytes; an aligned store of 8 is one instruction, so a reader sees the old value or the new one
 _COLUMNS: Final = 8  # of a row, not all used: it fills a cache line
-_READY, _CONNECTIONS, _GENERATION, _HEIR, _HEARD = range(5)
-_WORKER_RESTARTS, _SHARD_RESTARTS = range(2)
+_READY, _CONNECTIONS, _GENERATION, _HEIR, _STAGE, _HEARD = range(6)
+_WORKER_RESTARTS, _SHARD_RESTARTS, _RESHARD_STAGE, _SHARDS = range(4)
+
+
+class Stage(IntEnum):
+    """How far all workers should be on the way to another number of shards, and how far one of them is."""
+
+    NONE = 0
+    READY = 1  # looks often
+    HOLD = 2  # asks for nothing more, and everybody has heard of what was asked for
+    MOVE = 3  # speaks with the new shards
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,7 @@ class Row:
     connections: int = 0
     generation: int = 0
     heir: int = 0
+    stage: Stage = Stage.NONE
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,23 @@ class Scoreboard:
     def row(self, row: int) -> Row:
         """What has been said there last. IndexError: there is no such row."""
         start = self._start(row)
-        ready, connections, generation, heir = self._cells[start : start + _HEARD]
-        return Row(bool(ready), connections, generation, heir)
+        ready, connections, generation, heir, stage = self._cells[start : start + _HEARD]
+        return Row(bool(ready), connections, generation, heir, Stage(stage))
+
+    def reach(self, row: int, stage: Stage) -> None:
+        """A worker has come that far."""
+        self._cells[self._start(row) + _STAGE] = stage
+
+    def reshard(self, stage: Stage, shards: int) -> None:
+        """The master says how far all should be, on the way to so many shards."""
+        self._cells[self._common + _SHARDS] = shards
+        self._cells[self._common + _RESHARD_STAGE] = stage
+
+    @property
+    def resharding(self) -> tuple[Stage, int]:
+        """What the master has said."""
+        stage = Stage(self._cells[self._common + _RESHARD_STAGE])
+        return stage, self._cells[self._common + _SHARDS]
 
     def live(self, row: int) -> None:
         """A worker gives a sign of life."""
@@ -83,6 +109,7 @@ class Scoreboard:
         """The master forgets a worker that has gone."""
         self.report(row, ready=False, connections=0, generation=0)
         self.name_heir(row, 0)
+        self.reach(row, Stage.NONE)
         self._cells[self._start(row) + _HEARD] = 0
 
     def connections(self) -> int:

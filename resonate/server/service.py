@@ -27,6 +27,7 @@ from resonate.server.line import Recipient, Sender
 from resonate.server.listener import Listener, listen_for_metrics
 from resonate.server.membership import Membership
 from resonate.server.moving import Movers
+from resonate.server.resharding import Resharding
 from resonate.server.scoreboard import Scoreboard
 from resonate.server.stats import Stats
 from resonate.server.trace import Tracer
@@ -91,7 +92,7 @@ class Service:
         self._slot = slot
         self._listeners: list[Listener] = []
         self._timers: list[Any] = []
-        if server.bus_shards != shared.shards:
+        if slot is None and server.bus_shards != shared.shards:
             log.warning("bus_shards stays %d until the server is started again", shared.shards)
         reactor, stats, refs = Reactor(loop, log, server.max_send_buffer), Stats(), itertools.count(1)
         self._membership = Membership(
@@ -126,6 +127,9 @@ class Service:
             keep_alive=keep_alive,
         )
         self._movers = hub.movers = Movers(self.context, shared.shards)
+        self._resharding: Resharding | None = None
+        if slot is not None:
+            self._resharding = Resharding(loop, self._membership, self._movers, slot.scoreboard, slot.row)
         self._recipient = Recipient(self._movers, shared.directory, self._membership.name, log, self._ready)
 
     def open(self, sockets: Iterable[SocketType], secure: Any) -> None:
@@ -146,7 +150,7 @@ class Service:
         return self._membership.greeting
 
     def _ready(self) -> bool:
-        return not self.context.health.reason
+        return not self.context.health.reason and not self._membership.holding
 
     def sender(self, heir: str) -> Sender:
         """What takes connections to that worker."""
@@ -192,6 +196,8 @@ class Service:
         """All connections have gone."""
         for timer in self._timers:
             timer.stop()
+        if self._resharding is not None:
+            self._resharding.close()
         self._recipient.close()
         self._membership.close()
 
@@ -228,6 +234,8 @@ class Service:
         context.stats.tick(time.monotonic())
         self._movers.tick()
         self._recipient.mend()
+        if self._resharding is not None:
+            self._resharding.look()
         self._membership.beat(self._counted())
         if self._starter is not None:
             self._starter.beat()

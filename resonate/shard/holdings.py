@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import ItemsView, Sequence
 from typing import Any
 
 from resonate.messages import (
@@ -130,6 +130,14 @@ class Views:
         for held in past.channels:
             if held.members:
                 self._members[held.app, held.channel] = held.subscriptions
+
+    def items(self) -> ItemsView[tuple[str, str], dict[str, Any]]:
+        """Each channel, with its users."""
+        return self._users.items()
+
+    def believe(self, app: str, channel: str, users: dict[str, Any]) -> None:
+        """That is what they have been told, whoever else is there."""
+        self._users[app, channel] = users
 
     def asked(self, request: Subscribe) -> None:
         """A connection is about to join."""

@@ -7,7 +7,8 @@ not have reached everybody. So a successor is told the state as it was before th
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from collections.abc import ItemsView
+from typing import Any, Final
 
 from resonate.errors import ResonateError
 from resonate.messages import (
@@ -108,9 +109,24 @@ class Ledger:
         return bool(self._under_way or self._done)
 
     @property
+    def settled(self) -> bool:
+        """Whether a successor would have to be told of what is held, and of nothing else."""
+        return not self.kept and not self._bequests
+
+    @property
     def behind(self) -> bool:
         """Whether so much is under way that clients should not be listened to."""
         return len(self._under_way) > BEHIND or len(self._done) > KEEP_REQUESTS
+
+    # --- what clients have been told of presence ---------------------------------------------------------------------
+
+    def beliefs(self) -> ItemsView[tuple[str, str], dict[str, Any]]:
+        """By (app, channel), the ids of users by how they are compared."""
+        return self._views.items()
+
+    def believe(self, app: str, channel: str, users: dict[str, Any]) -> None:
+        """That is what they have been told of one channel."""
+        self._views.believe(app, channel, users)
 
     # --- to the shard ------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Reloads a server again and again under load, and counts what no client may notice: `make reload`.
 
     python tests/bench/reload.py [--clients 5000] [--channels 200] [--rate 500] [--reloads 20] [--pause 2]
-                                 [--master own|gunicorn] [--workers 4] [--shards 1] [--json]
+                                 [--master own|gunicorn] [--workers 4] [--shards 1] [--reshard 2 1] [--log]
 
 Every channel has two numbered streams: one comes through REST, and where the kind of channel allows it another from one
 of its clients. Clients check each number, that nobody seems to join or leave a presence channel, and that their
@@ -25,9 +25,19 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # run as a script
 
-from tests.support.cluster import Crowd, Kind, Peer, Stage, cluster, linked, processes, workers_of  # noqa: E402
+from tests.support.cluster import (  # noqa: E402
+    Crowd,
+    Kind,
+    Peer,
+    Stage,
+    cluster,
+    linked,
+    processes,
+    shards_of,
+    workers_of,
+)
 from tests.support.rest import signed  # noqa: E402
-from tests.support.server import Server  # noqa: E402
+from tests.support.server import Server, configuration  # noqa: E402
 
 #: Kinds of channels, in turns; the last two carry client events too.
 KINDS: Final = ("chat", "cache-news", "private-room", "presence-room")
@@ -260,14 +270,17 @@ class Load:
         ) or not due
 
 
-def reload_once(load: Load, kind: Kind, workers: int) -> float:
-    """How long it took, in seconds, from the signal to the exit of the last old worker."""
+def reload_once(load: Load, shards: int, workers: int) -> float:
+    """How long it took, in seconds, from the signal to the exit of the last old worker, and until there are so many
+    shards.
+    """
     old, began = set(workers_of(load.server)), time.monotonic()
     load.server.process.send_signal(signal.SIGHUP)
 
     def done() -> bool:
         there = set(workers_of(load.server))
-        return len(there) == workers and not there & old and not old & set(processes(load.server))
+        replaced = len(there) == workers and not there & old and not old & set(processes(load.server))
+        return replaced and len(shards_of(load.server)) == shards
 
     if not load.until(done):
         load.tally.note("reload", f"not over after {PATIENCE_S} s: {old} to {workers_of(load.server)}")
@@ -278,17 +291,20 @@ def reload_once(load: Load, kind: Kind, workers: int) -> float:
 def run(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Everything; what has been found."""
     kind = Kind(options.master, options.shards)
+    settings = {"drain_timeout": 10, "metrics_port": 0, "bus_shards": kind.shards}
+    env = {"RESONATE_BUS_SHARDS": ""}  # the file says it
     app = {"app_id": "app1", "key": "key1", "secret": "secret1", "accept_client_events_from": "members"}
     with (
-        cluster(directory, kind, options.workers, apps=[app], server={"drain_timeout": 10}) as server,
+        cluster(directory, kind, options.workers, apps=[app], server=settings, env=env) as server,
         Crowd(server) as crowd,
     ):
         load = Load(server, crowd, options)
         load.open()
         load.until(lambda: False, within=1.0)
         took = []
-        for _ in range(options.reloads):
-            took.append(reload_once(load, kind, options.workers))
+        for shards in options.reshard or [kind.shards] * options.reloads:
+            (directory / "resonate.toml").write_text(configuration([app], {**settings, "bus_shards": shards}))
+            took.append(reload_once(load, shards, options.workers))
             load.until(lambda: False, within=random.uniform(0, options.pause))
         load.close()
         latencies = sorted(load.tally.latencies)
@@ -315,6 +331,7 @@ def main() -> int:
     for name, value in (("clients", 5000), ("channels", 200), ("rate", 500), ("reloads", 20), ("workers", 4)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--reshard", type=int, nargs="*", default=[], help="reload to so many shards, in turn")
     parser.add_argument("--pause", type=float, default=2.0)
     parser.add_argument("--master", choices=["own", "gunicorn"], default="own")
     parser.add_argument("--log", action="store_true", help="print the server's log when something was noticed")

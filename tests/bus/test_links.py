@@ -46,7 +46,7 @@ from resonate.messages import (
 )
 from resonate.server.link import LocalLink, Way
 from resonate.shard import Shard
-from resonate.shard.ledger import NOTHING
+from resonate.shard.ledger import NOTHING, Ledger
 from tests.bus.support import Bystander, Place, RawWorker, Receiver, ShardProcess, Turns
 from tests.support.eventually import eventually
 
@@ -126,7 +126,14 @@ class BusRig(Rig):
         self.shards: dict[int, ShardProcess] = {}
         self.namesake: Bystander = place.bystander()
         self.bus = BusLink(
-            self.turns.loop, LOG, place.directory, self.namesake.worker, shards, 30, self.receiver, self._start
+            self.turns.loop,
+            LOG,
+            place.directory,
+            self.namesake.worker,
+            [Ledger(self.namesake.worker) for _ in range(shards)],
+            30,
+            self.receiver,
+            self._start,
         )
         self.way = self.bus
 

@@ -144,12 +144,34 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(start: Start) -> No
 
 def test_what_cannot_change_stays_and_is_said(start: Start) -> None:
     running = start().ready()
-    reload(running, bus_shards=3, log_format="json")
+    reload(running, log_format="json", run_dir="/elsewhere")
     serves(running, 2, 1)
-    for words in ("bus_shards stays 1 until", "log_format stays text until"):
+    for words in ("run_dir stays", "log_format stays text until"):
         assert words in running.log()
-    assert len(running.pids("shard")) == 1
     assert worker_of(running.connect())[1] in running.pids("worker")
+
+
+def test_another_number_of_shards(start: Start) -> None:
+    running = start(workers=2).ready()
+    before = running.pids("shard")
+    for generation, shards in (2, 3), (3, 1):
+        reload(running, workers=2, bus_shards=shards)
+        running.logged(f"there are {shards} shards now")
+        eventually(lambda: len(running.pids("shard")) == shards)  # noqa: B023 - called at once
+        serves(running, generation, 2)
+        assert not set(before) & set(running.pids("shard"))
+    assert running.end() == 0
+    assert "ERROR" not in running.log()
+
+
+def test_the_number_of_shards_stays_where_a_worker_dies_meanwhile(start: Start) -> None:
+    running = start(workers=2, mode="").ready()
+    reload(running, workers=2, bus_shards=2, mode="unmoved")
+    running.logged("from 1 to 2 shards")
+    os.kill(running.pids("worker")[0], signal.SIGKILL)
+    running.logged("there are 1 shards still: a process has come or gone meanwhile")
+    serves(running, 2, 2)
+    assert len(running.pids("shard")) == 1
 
 
 def test_another_address(start: Start) -> None:

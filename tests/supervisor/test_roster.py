@@ -233,3 +233,33 @@ def test_a_shard_that_dies_while_workers_come_to_their_end_is_replaced() -> None
     world.dies(world.pid(Role.SHARD, 0))
     assert world.spawns() == [(Role.SHARD, 0)]
     assert world.dies(world.worker(0)).retry_in_s is None
+
+
+# --- another number of shards ----------------------------------------------------------------------------------------
+
+
+def test_shards_of_another_number_come_when_the_present_ones_have_gone() -> None:
+    world = World(2, 2).running()
+    old = [world.pid(Role.SHARD, index) for index in range(2)]
+    world.roster.reshard_soon()
+    world.dies(world.worker(1))
+    assert world.spawns(after=1) == []
+    world.roster.reshard(3)
+    assert [(kill.pid, kill.signal) for kill in world.kills()] == [(pid, signal.SIGTERM) for pid in old]
+    assert [(kill.pid, kill.signal) for kill in world.kills()] == [(pid, signal.SIGKILL) for pid in old]
+    assert world.roster.clearing
+    world.dies(old[0])
+    assert world.spawns() == []
+    gone = world.dies(old[1])
+    assert (gone.expected, gone.retry_in_s) == (True, None)
+    assert not world.roster.clearing
+    assert world.spawns() == [*((Role.SHARD, index) for index in range(3)), (Role.WORKER, 1)]
+
+
+def test_the_same_number_of_shards_stays() -> None:
+    world = World(2, 2).running()
+    world.roster.reshard_soon()
+    world.roster.reshard(2)
+    assert world.due() == []
+    world.dies(world.worker(0))
+    assert world.spawns() == [(Role.WORKER, 0)]

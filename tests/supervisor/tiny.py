@@ -43,6 +43,8 @@ class Tiny(Worker):  # type: ignore[misc]
             self.notify()
             served += self.accept(select.select(waiting, [], [], 0.05)[0])
             self.scoreboard.report(self.row, connections=served)
+            if mode != "unmoved":
+                self.scoreboard.reach(self.row, self.scoreboard.resharding[0])
         self.accept(waiting)
         while mode == "lingering" and not Path("go").exists() and os.getppid() == self.ppid:
             self.notify()

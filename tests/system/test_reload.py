@@ -23,10 +23,18 @@ from tests.support.server import ONE_APP, Server, configuration
 @pytest.mark.parametrize(("master", "shards"), [("own", 1), ("own", 2), ("gunicorn", 1)])
 def test_nobody_notices(tmp_path: Path, master: str, shards: int) -> None:
     options = {"clients": 240, "channels": 24, "rate": 150, "reloads": 3, "workers": 2, "pause": 1.0}
-    found = reload.run(argparse.Namespace(master=master, shards=shards, log=True, **options), tmp_path)
+    found = reload.run(argparse.Namespace(master=master, shards=shards, reshard=[], log=True, **options), tmp_path)
     assert found["wrong"] == {}, found["examples"]
     assert found["deliveries"] > 1000
     assert found["guests"] > 10
+
+
+def test_nobody_notices_another_number_of_shards(tmp_path: Path) -> None:
+    options = {"clients": 240, "channels": 24, "rate": 150, "reloads": 0, "workers": 3, "pause": 1.0}
+    found = reload.run(argparse.Namespace(master="own", shards=1, reshard=[3, 2], log=True, **options), tmp_path)
+    assert found["wrong"] == {}, found["examples"]
+    assert found["reloads"] == 2
+    assert found["deliveries"] > 1000
 
 
 @pytest.mark.parametrize("master", ["own", "gunicorn"])

@@ -1,0 +1,57 @@
+"""A worker's part when the master changes the number of shards: see docs/flows/resharding.md."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from resonate.server.membership import Membership
+from resonate.server.moving import Movers
+from resonate.server.scoreboard import Scoreboard, Stage
+
+#: Seconds between two looks while it is under way.
+LOOK_S: Final = 0.01
+
+
+class Resharding:
+    """`row` is this worker's on the scoreboard. `look` is to be called each second; it looks more often by itself."""
+
+    def __init__(self, loop: Any, membership: Membership, movers: Movers, scoreboard: Scoreboard, row: int) -> None:
+        self._timer = loop.timer(LOOK_S, LOOK_S)
+        self._membership = membership
+        self._movers = movers
+        self._scoreboard = scoreboard
+        self._row = row
+        self._stage = Stage.NONE
+
+    def look(self) -> None:
+        """See what the master wants, and go as far as can be gone."""
+        wanted, shards = self._scoreboard.resharding
+        if wanted is Stage.NONE:
+            self._membership.release()
+            self._timer.stop()
+            self._reach(Stage.NONE)
+        elif self._stage is Stage.NONE and wanted is Stage.READY:
+            self._timer.start(self.look)
+            self._reach(Stage.READY)
+        elif self._stage is Stage.READY and wanted is Stage.HOLD:
+            self._hold(shards)
+        elif self._stage is Stage.HOLD and wanted is Stage.MOVE:
+            self._movers.reshard(shards)
+            self._membership.reshard(shards)
+            self._reach(Stage.MOVE)
+
+    def close(self) -> None:
+        """The worker ends."""
+        self._timer.stop()
+
+    def _hold(self, shards: int) -> None:
+        if not self._membership.holding:
+            self._membership.hold(shards)
+        self._membership.hasten()
+        if self._membership.settled and self._movers.idle:
+            self._reach(Stage.HOLD)
+
+    def _reach(self, stage: Stage) -> None:
+        if stage is not self._stage:
+            self._stage = stage
+            self._scoreboard.reach(self._row, stage)

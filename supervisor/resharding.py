@@ -1,0 +1,90 @@
+"""Another number of shards, as the master has it made: see docs/flows/resharding.md."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final
+
+from resonate.supervisor.children import Workers
+from resonate.supervisor.process import Role, State
+from resonate.supervisor.roster import Roster
+
+from resonate.server.scoreboard import Scoreboard, Stage
+
+#: How long it may take until nothing is under way between workers and shards, in seconds; clients wait for the last
+#: part of it.
+PATIENCE_S: Final = 10.0
+
+
+class Resharding:
+    """Under way from when it is made; ask `over` until it is."""
+
+    def __init__(
+        self, roster: Roster, workers: Workers, scoreboard: Scoreboard, log: Any, shards: int, now: float
+    ) -> None:
+        self._roster = roster
+        self._workers = workers
+        self._scoreboard = scoreboard
+        self._log = log
+        self._shards = shards
+        self._until = now + PATIENCE_S
+        self._taking_part = self._present()
+        self._stage = Stage.NONE
+        self.failure = ""
+        roster.reshard_soon()
+        log.info("from %d to %d shards", roster.shards, shards)
+        self._order(Stage.READY)
+
+    def over(self, now: float) -> bool:
+        """See how far it is, and go on. Until the old shards are told to go, it may be given up: nothing changes."""
+        if self._stage in (Stage.READY, Stage.HOLD):
+            self.failure = self._trouble(now)
+            if self.failure:
+                self._roster.reshard(self._roster.shards)
+                self._order(Stage.NONE)
+                self._log.error("there are %d shards still: %s; reload again", self._roster.shards, self.failure)
+                return True
+            if self._reached():
+                self._go_on()
+        elif not self._roster.clearing:
+            if self._stage is Stage.NONE:
+                self._move()
+            elif self._reached():
+                self._order(Stage.NONE)
+                self._log.info("there are %d shards now", self._shards)
+                return True
+        return False
+
+    def _go_on(self) -> None:
+        if self._stage is Stage.READY:
+            self._order(Stage.HOLD)
+        else:
+            self._stage = Stage.NONE  # nobody is told anything until the old shards have gone
+            self._roster.reshard(self._shards)
+
+    def _move(self) -> None:
+        for app in self._workers.apps.values():
+            app.shared = dataclasses.replace(app.shared, shards=self._shards)
+        self._order(Stage.MOVE)
+
+    def _order(self, stage: Stage) -> None:
+        self._stage = stage
+        self._scoreboard.reshard(stage, self._shards)
+
+    def _present(self) -> set[int]:
+        found = self._roster.processes.values()
+        return {process.pid for process in found if process.role is Role.WORKER and process.state is State.READY}
+
+    def _reached(self) -> bool:
+        """Whether all who take part, and live, are as far as they should be."""
+        living = self._taking_part & self._roster.processes.keys()
+        return all(self._workers.reported(pid).stage is self._stage for pid in living)
+
+    def _trouble(self, now: float) -> str:
+        if self._roster.stopping:
+            return "the server stops"
+        if self._present() != self._taking_part or self._roster.unready:
+            return "a process has come or gone meanwhile"
+        if now >= self._until:
+            return f"something was still under way after {PATIENCE_S:g} s"
+        return ""
