@@ -22,6 +22,7 @@ COUNTERS: Final = (
     "errors",
     "http_requests",
     "slow_consumers",
+    "handed_over",
     "rest_latency",
     "rest_latency_sum_s",
     # of a shard

@@ -134,6 +134,7 @@ class Server:
     workers: int = 1
     bus_shards: int = 1
     worker_timeout: int = 30
+    balance: bool = True
     health_timeout: int = 10
     handshake_timeout: int = 10
     max_send_buffer: int = 1024 * 1024

@@ -113,6 +113,7 @@ SERVER: Final[dict[str, Key]] = {
     "workers": Key("workers", "RESONATE_WORKERS", processes),
     "bus_shards": Key("bus_shards", "RESONATE_BUS_SHARDS", integer),
     "worker_timeout": Key("worker_timeout", "RESONATE_WORKER_TIMEOUT", integer),
+    "balance": Key("balance", "RESONATE_BALANCE", flag),
     "health_timeout": Key("health_timeout", "RESONATE_HEALTH_TIMEOUT", integer),
     "handshake_timeout": Key("handshake_timeout", "RESONATE_HANDSHAKE_TIMEOUT", integer),
     "plugin_timeout": Key(None, "RESONATE_PLUGIN_TIMEOUT", integer),

@@ -21,6 +21,8 @@ from resonate.server.http_connection import HttpConnection
 from resonate.server.luggage import Bag, Luggage, packed
 from resonate.server.moving import Group, Movers
 from resonate.server.pusher_connection import PusherConnection
+from resonate.server.stats import Reason
+from resonate.server.transport import Transport
 from resonate.websocket import encode_close
 
 #: Connections that are handed over at a time: none of them is served until all of them are there.
@@ -46,14 +48,17 @@ Connection = TypeVar("Connection", PusherConnection, HttpConnection)
 
 
 class Sender:
-    """The old worker's end: hands over what can go to `heir`."""
+    """The giver's end: hands over what can go to `heir`. `reason` is under what it is counted."""
 
-    def __init__(self, context: Context, movers: Movers, directory: RunDirectory, name: str, heir: str) -> None:
+    def __init__(
+        self, context: Context, movers: Movers, directory: RunDirectory, name: str, heir: str, reason: Reason
+    ) -> None:
         self._context = context
         self._movers = movers
         self._directory = directory
         self._name = name
         self._heir = heir
+        self._reason = reason
         self._line: Any = None
 
     def connect(self) -> str:
@@ -83,20 +88,43 @@ class Sender:
                 if others:
                     self._send(0, [], [packed(http.transport, {"http": http.snapshot()}) for http in others])
             except OSError as error:
-                self._context.log.error("the heir %s does not take connections: %s", self._heir, error)
+                self._failed(error)
                 return False
             gevent.sleep(0 if pushers or others else LOOK_S)
         return True
+
+    def give(self, most: int, goes_on: Callable[[], bool]) -> int:
+        """Hand over up to so many Pusher connections, as long as `goes_on`; how many have gone. The others stay.
+
+        Those go that cost the least: nothing waits to be sent to them.
+        """
+        given = 0
+        while given < most and goes_on():
+            idle = self._movable(PusherConnection, min(BATCH, most - given), lambda transport: not transport.waiting)
+            try:
+                if not idle or not self._move(idle):
+                    break
+            except OSError as error:
+                self._failed(error)
+                break
+            given += len(idle)
+            gevent.sleep(0)
+        return given
+
+    def _failed(self, error: OSError) -> None:
+        self._context.log.error("the heir %s does not take connections: %s", self._heir, error)
 
     def close(self) -> None:
         """No more will come."""
         if self._line is not None:
             self._line.close()
 
-    def _movable(self, kind: type[Connection]) -> list[Connection]:
-        """The next ones of that kind. What is found here goes before anything else happens."""
-        found = (transport.protocol for transport in self._context.reactor.transports)
-        return list(islice((each for each in found if isinstance(each, kind) and each.movable), BATCH))
+    def _movable(
+        self, kind: type[Connection], most: int = BATCH, fit: Callable[[Transport], bool] = lambda _: True
+    ) -> list[Connection]:
+        """The next ones of that kind that are `fit`. What is found here goes before anything else happens."""
+        found = (transport.protocol for transport in self._context.reactor.transports if fit(transport))
+        return list(islice((each for each in found if isinstance(each, kind) and each.movable), most))
 
     def _move(self, connections: list[PusherConnection]) -> bool:
         group = self._movers.depart(self._heir, connections)
@@ -133,6 +161,7 @@ class Sender:
             for piece, files in _pieces(data, descriptors):
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
                 self._line.sendmsg([piece], rights)
+            self._context.stats.handed_over[self._reason] += len(bags)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -210,17 +239,28 @@ class Recipient:
         try:
             line.settimeout(PATIENCE_S)
             origin = str(orjson.loads(line.recv(512))["origin"])
-            if not is_worker(origin) or not alive(origin) or self.leaving or not self._ready():
+            if self.leaving or not self._welcome(origin):
                 line.sendall(b"leaving" if self.leaving else b"wait")
-                return
-            self._movers.origins.add(origin)
-            line.sendall(b"ready")
-            line.settimeout(None)
-            self._take(line, origin)
+            else:
+                self._host(line, origin)
         except (OSError, LookupError, TypeError, ValueError, SnapshotError) as error:
             self._log.error("connections of another worker (%s) could not be taken over: %s", origin, error)
         finally:
             line.close()
+
+    def _welcome(self, origin: str) -> bool:
+        """Whether that worker may send. Not while an earlier line of it has not been read to its end, which says that
+        nothing more comes from there.
+        """
+        return is_worker(origin) and alive(origin) and origin not in self._movers.origins and self._ready()
+
+    def _host(self, line: Any, origin: str) -> None:
+        self._movers.origins.add(origin)
+        try:
+            line.sendall(b"ready")
+            line.settimeout(None)
+            self._take(line, origin)
+        finally:
             self._movers.origins.discard(origin)
             self._movers.abandoned(origin)
 

@@ -59,6 +59,11 @@ class Membership:
             self._join(NOTHING)
 
     @property
+    def alone(self) -> bool:
+        """Whether the shard is inside this worker, and no other is there."""
+        return self._local is not None
+
+    @property
     def greeting(self) -> bool:
         """Whether a shard is about to connect: no client should take the last file before it."""
         return self._bus is not None and self._bus.greeting

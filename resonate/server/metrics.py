@@ -37,6 +37,12 @@ _COUNTERS: Final = (
     _Counter("errors", "errors", "pusher:error events sent to clients.", "code"),
     _Counter("slow_consumers", "slow_consumers", "Connections closed because the client did not read."),
     _Counter(
+        "connections_handed_over",
+        "handed_over",
+        "Connections that have changed their worker while they were open.",
+        "reason",
+    ),
+    _Counter(
         "http_requests", "http_requests", "HTTP requests answered by the server itself, handshakes included.", "status"
     ),
     _Counter("bus_requests", "requests", "Requests of workers done by shards."),

@@ -17,6 +17,9 @@ from resonate.shard.handover import Arrival, Arrivals, Departure, Heard, Holder
 
 #: Seconds after which an heir gives up those of whom not everything has come.
 OVERDUE_S = 15
+#: For how many seconds a worker tells that connections have come or gone: until everybody's figures count them where
+#: they are now.
+RECENT_S = 3
 
 
 class Passenger(Silent):
@@ -29,7 +32,7 @@ class Passenger(Silent):
         self.connection = connection
         self.session = connection.session
         self.transport = connection.transport
-        self.lost_ = self.overflowed_ = self.expelled = False
+        self.lost_ = self.overflowed_ = self.expelled = self.drained_ = False
         self.transport.pause_reading()
         self.transport.reactor.wheel.cancel(self.transport)
         self.transport.protocol = self
@@ -57,6 +60,10 @@ class Passenger(Silent):
             self.connection.settle()
             if self.expelled:
                 self.connection.expel()
+            elif self.overflowed_:
+                self.connection.overflowed()
+            elif self.drained_:
+                self.connection.drain()
 
     # --- what the hub and the transport tell -------------------------------------------------------------------------
 
@@ -68,6 +75,9 @@ class Passenger(Silent):
 
     def lost(self) -> None:
         self.lost_ = True
+
+    def drain(self) -> None:
+        self.drained_ = True
 
     def connected(self, answer: object) -> None:
         pass
@@ -92,6 +102,7 @@ class Movers:
         self._context = context
         self._shards = shards
         self._refs = 0
+        self._moved = -RECENT_S  # the tick at which connections have come or gone
         self._groups: dict[int, Group] = {}
         self._arrivals: Arrivals[Luggage] = Arrivals(shards)
         self._since: dict[tuple[str, int], int] = {}  # the tick at which an arrival was first heard of
@@ -105,6 +116,12 @@ class Movers:
     def reshard(self, shards: int) -> None:
         """There are so many shards from now on. To be called while idle."""
         self._shards, self._arrivals = shards, Arrivals(shards)
+
+    @property
+    def moving(self) -> bool:
+        """Whether connections come or go, or have just now: then they may be counted twice, or nowhere."""
+        recent = self._context.reactor.wheel.now - self._moved < RECENT_S
+        return recent or bool(self._groups or self._arrivals)
 
     # --- to another worker -------------------------------------------------------------------------------------------
 
@@ -132,6 +149,7 @@ class Movers:
         if group.departure.decided:
             del self._groups[event.ref]
             if not group.departure.refused:
+                self._moved = self._context.reactor.wheel.now
                 self._off(group, None)
                 for passenger in group.passengers:
                     self._context.hub.remove(passenger)
@@ -195,6 +213,7 @@ class Movers:
         if arrival is None or arrival.luggage is None:
             return
         self._since.pop((arrival.origin, arrival.ref), None)
+        self._moved = self._context.reactor.wheel.now
         arrival.luggage.settle(self._context, list(arrival.missed(arrival.luggage.beliefs)))
         self._context.hub.receive(())  # it may have waited for that
 

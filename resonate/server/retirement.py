@@ -164,7 +164,7 @@ class Retirement:
         start = (self._turn + os.getpid()) % max(1, len(candidates))
         gone = 0
         for heir in candidates[start:] + candidates[:start]:
-            sender = self._service.sender(heir)
+            sender = self._service.sender(heir, "retirement")
             said = sender.connect()
             if said == "ready":
                 try:

@@ -19,6 +19,8 @@ from resonate.counters import Snapshot
 from resonate.http import Response
 from resonate.messages import Inspect
 from resonate.server import tls
+from resonate.server.balance import Figure
+from resonate.server.balancer import Balancer
 from resonate.server.calls import Calls
 from resonate.server.context import Collect, Context, Health, Hosting, metrics_route
 from resonate.server.http_connection import HttpConnection
@@ -29,7 +31,7 @@ from resonate.server.membership import Membership
 from resonate.server.moving import Movers
 from resonate.server.resharding import Resharding
 from resonate.server.scoreboard import Scoreboard
-from resonate.server.stats import Stats
+from resonate.server.stats import Reason, Stats
 from resonate.server.trace import Tracer
 from resonate.server.transport import Reactor, Transport
 from resonate.settings import Settings
@@ -131,6 +133,13 @@ class Service:
         if slot is not None:
             self._resharding = Resharding(loop, self._membership, self._movers, slot.scoreboard, slot.row)
         self._recipient = Recipient(self._movers, shared.directory, self._membership.name, log, self._ready)
+        self._balancer = Balancer(
+            self.context,
+            self._movers,
+            self._membership.name,
+            lambda taker: self.sender(taker, "balance"),
+            self._balanceable,
+        )
 
     def open(self, sockets: Iterable[SocketType], secure: Any) -> None:
         """Accept on these listening sockets, over TLS where `secure` is a context; and let time pass."""
@@ -145,6 +154,8 @@ class Service:
             self._start_timer(first, seconds, callback)
         self._booting = self._start_timer(0, BOOT_LOOK_S, self._boot)
         self._recipient.open()
+        if self.context.settings.server.balance and secure is None:  # what TLS keeps here cannot go
+            self._balancer.start()
 
     def _greeting(self) -> bool:
         return self._membership.greeting
@@ -152,9 +163,12 @@ class Service:
     def _ready(self) -> bool:
         return not self.context.health.reason and not self._membership.holding
 
-    def sender(self, heir: str) -> Sender:
+    def _balanceable(self) -> bool:
+        return self._ready() and not self._membership.alone and not self._recipient.leaving
+
+    def sender(self, heir: str, reason: Reason) -> Sender:
         """What takes connections to that worker."""
-        return Sender(self.context, self._movers, self._directory, self._membership.name, heir)
+        return Sender(self.context, self._movers, self._directory, self._membership.name, heir, reason)
 
     def leave(self) -> None:
         """Take no connections over from other workers: this one is about to go."""
@@ -181,7 +195,8 @@ class Service:
     @property
     def busy(self) -> bool:
         """Whether there are connections here, or on their way."""
-        return bool(self.context.reactor.transports or self._movers.expecting or self._movers.origins)
+        coming = self._movers.expecting or self._movers.origins
+        return bool(self.context.reactor.transports or coming or self._balancer.giving)
 
     @property
     def settled(self) -> bool:
@@ -198,6 +213,7 @@ class Service:
             timer.stop()
         if self._resharding is not None:
             self._resharding.close()
+        self._balancer.close()
         self._recipient.close()
         self._membership.close()
 
@@ -244,6 +260,10 @@ class Service:
     def _counted(self) -> Snapshot:
         """What this worker has counted, and its master."""
         snapshot = self.context.stats.snapshot(len(self.context.reactor.transports))
+        figure = Figure(
+            self._membership.name, len(self.context.hub.clients), self._recipient.leaving, self._movers.moving
+        )
+        snapshot |= figure._asdict()
         if self._slot is not None:
             restarts = self._slot.scoreboard.restarts
             snapshot["restarts"] = {"worker": restarts.workers, "shard": restarts.shards}

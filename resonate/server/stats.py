@@ -9,12 +9,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, deque
 from math import inf
-from typing import Final
+from typing import Final, Literal, get_args
 
 from resonate.counters import Snapshot
 
 #: Upper bounds of the latency histogram, in seconds; what took longer is counted behind the last one.
 BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+#: Why connections change their worker: theirs goes, or has more than others.
+Reason = Literal["balance", "retirement"]
 
 #: Seconds between two ticks, and how many ticks are looked back upon: who scrapes every 15 s misses nothing.
 TICK_S: Final = 1.0
@@ -30,6 +33,7 @@ class Stats:
         "client_publishes",
         "deliveries",
         "errors",
+        "handed_over",
         "messages_received",
         "messages_sent",
         "responses",
@@ -46,6 +50,7 @@ class Stats:
         self.client_publishes = 0
         self.rest_publishes = 0
         self.slow_consumers = 0
+        self.handed_over: dict[Reason, int] = dict.fromkeys(get_args(Reason), 0)  # to other workers
         self.errors: Counter[int] = Counter()  # pusher:error events by code
         self.responses = [0] * 600  # of HTTP, by status: a list is faster than a dict
         self.rest_latency = [0] * (len(BUCKETS_S) + 1)  # not cumulative
@@ -78,6 +83,7 @@ class Stats:
             "errors": {str(code): count for code, count in self.errors.items()},
             "http_requests": {str(status): count for status, count in enumerate(self.responses) if count},
             "slow_consumers": self.slow_consumers,
+            "handed_over": self.handed_over.copy(),
             "rest_latency": self.rest_latency.copy(),
             "rest_latency_sum_s": self.rest_latency_sum_s,
             "transports": transports,

@@ -95,8 +95,9 @@ class Worker:
         self.channels: dict[str, dict[str, Client]] = {channel: {} for channel in CHANNELS}
         self.departures: dict[int, tuple[Departure, list[Client]]] = {}
         self.arrivals: Arrivals[Luggage] = Arrivals(SHARDS)
-        self.pipe: deque[tuple[str, int, Luggage | None]] = deque()  # (origin, ref, luggage); None: it has gone
-        self.heard_of: set[str] = set()  # who has gone
+        self.lines: set[str] = set()  # to heirs, until this end is closed
+        self.origins: set[str] = set()  # of lines from others, until their end has been read
+        self.pipe: deque[tuple[str, int, Luggage | None]] = deque()  # (origin, ref, luggage); None: the line's end
         self.answered: set[int] = set()
 
     def send(self, request: Request) -> None:
@@ -129,7 +130,7 @@ class Worker:
                 self.handed_over(event, *self.departures[ref])
             case Inherit(origin):
                 self.adopt(self.arrivals.inherit(event))
-                if origin in self.heard_of:
+                if origin not in self.origins:
                     self.give_up(origin)
 
     def subscribed(self, channel: str, socket: str, ref: int, members: list[tuple[Any, Any]] | None) -> None:
@@ -168,12 +169,32 @@ class Worker:
         for request in departure.remains():
             self.send(request)
 
+    # --- to other workers --------------------------------------------------------------------------------------------
+
+    def dial(self, heir: Worker) -> bool:
+        """Have a line to that one. It does not take a second one before it has read the first to its end."""
+        if heir.name not in self.lines:
+            if self.name in heir.origins:
+                return False
+            self.lines.add(heir.name)
+            heir.origins.add(self.name)
+        return True
+
+    def hang_up(self) -> None:
+        """Nothing more goes over lines over which nothing is to go; the worker lives on, and so do its clients."""
+        busy = {departure.heir for departure, _ in self.departures.values()}
+        for name in self.lines - busy:
+            self.lines.discard(name)
+            heir = self.model.by_name(name)
+            if heir is not None:
+                heir.pipe.append((self.name, 0, None))
+
     # --- from other workers ------------------------------------------------------------------------------------------
 
     def unpack(self) -> None:
         origin, ref, luggage = self.pipe.popleft()
         if luggage is None:
-            self.heard_of.add(origin)
+            self.origins.discard(origin)
             self.give_up(origin)
         else:
             self.adopt(self.arrivals.brought(origin, ref, luggage))
@@ -277,8 +298,10 @@ class Handing(RuleBasedStateMachine):
 
     @rule(slot=st.sampled_from(SLOTS), other=st.integers(1, 2), most=st.integers(1, 4))
     def hand_over(self, slot: int, other: int, most: int) -> None:
-        """Some clients of a worker are to be another's, which may just have died."""
+        """Some clients of a worker are to be another's, which may die meanwhile; the others stay, and it serves on."""
         worker, heir = self.workers[slot], self.workers[(slot + other) % len(SLOTS)]
+        if not worker.dial(heir):
+            return
         free = [client for client in worker.clients.values() if not client.moving and not client.pending][:most]
         for client in free:
             client.moving = True
@@ -288,6 +311,16 @@ class Handing(RuleBasedStateMachine):
         worker.departures[departure.ref] = (departure, free)
         for request in departure.requests():
             worker.send(request)
+
+    @rule(slot=st.sampled_from(SLOTS))
+    def hang_up(self, slot: int) -> None:
+        self.workers[slot].hang_up()
+
+    @rule(one=st.sampled_from(SLOTS), other=st.integers(1, 2), most=st.integers(1, 4))
+    def two_give_to_each_other(self, one: int, other: int, most: int) -> None:
+        """What their figures say may differ."""
+        self.hand_over(one, other, most)
+        self.hand_over((one + other) % len(SLOTS), len(SLOTS) - other, most)
 
     # --- what happens underneath -------------------------------------------------------------------------------------
 
@@ -402,7 +435,8 @@ class Handing(RuleBasedStateMachine):
                 client.alive = False
         self.workers[slot] = self._new_worker()
         for worker in self.workers:
-            worker.pipe.append((dead.name, 0, None))
+            if worker.name in dead.lines:
+                worker.pipe.append((dead.name, 0, None))
         for index in range(SHARDS):
             left = got_through[index]
             while self.to_shard[index]:
