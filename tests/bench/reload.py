@@ -162,14 +162,16 @@ class Publisher(Peer):
 
 
 class Load:
-    """All of it. `turn` is one step of everything."""
+    """All of it. `turn` is one step of everything, `listener` makes who listens."""
+
+    listener: Callable[[Crowd, Tally, str, str], Listener] = Listener
 
     def __init__(self, server: Server, crowd: Crowd, options: argparse.Namespace) -> None:
         self.server, self.crowd = server, crowd
         self.tally = Tally()
         self.channels = [f"{KINDS[index % len(KINDS)]}-{index}" for index in range(options.channels)]
         self.listeners = [
-            Listener(crowd, self.tally, self.channels[index % options.channels], f"user-{index}")
+            self.listener(crowd, self.tally, self.channels[index % options.channels], f"user-{index}")
             for index in range(options.clients)
         ]
         self.rate = options.rate
@@ -225,6 +227,14 @@ class Load:
             for publisher in self.publishers:
                 if publisher.waiting is not None:
                     self.tally.note("REST", "no answer")
+
+    def latency_ms(self) -> dict[str, float]:
+        """How long events have taken from their publisher to who listens."""
+        latencies = sorted(self.tally.latencies)
+        return {
+            name: round(latencies[int(len(latencies) * share)] * 1000, 1)
+            for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 0.999999))
+        }
 
     def _publish(self, now: float) -> None:
         """As many as are due by now, on one channel after another: half of them by REST, half by clients."""
@@ -307,7 +317,6 @@ def run(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
             took.append(reload_once(load, shards, options.workers))
             load.until(lambda: False, within=random.uniform(0, options.pause))
         load.close()
-        latencies = sorted(load.tally.latencies)
         found = {
             "wrong": dict(load.tally.wrong),
             "examples": load.tally.examples,
@@ -316,10 +325,7 @@ def run(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
             "events": sum(load.sent.values()),
             "deliveries": load.tally.deliveries,
             "guests": load.tally.arrivals,
-            "latency_ms": {
-                name: round(latencies[int(len(latencies) * share)] * 1000, 1)
-                for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 0.999999))
-            },
+            "latency_ms": load.latency_ms(),
         }
         if load.tally.wrong and options.log:
             print(server.log(), file=sys.stderr)
