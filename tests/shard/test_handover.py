@@ -95,6 +95,7 @@ class Worker:
         self.channels: dict[str, dict[str, Client]] = {channel: {} for channel in CHANNELS}
         self.departures: dict[int, tuple[Departure, list[Client]]] = {}
         self.arrivals: Arrivals[Luggage] = Arrivals(SHARDS)
+        self.known: set[int] = set()  # to these shards, or to those before them: it is told to a successor
         self.lines: set[str] = set()  # to heirs, until this end is closed
         self.origins: set[str] = set()  # of lines from others, until their end has been read
         self.pipe: deque[tuple[str, int, Luggage | None]] = deque()  # (origin, ref, luggage); None: the line's end
@@ -110,6 +111,7 @@ class Worker:
         parcel = decode(self.inboxes[index].popleft())
         assert isinstance(parcel, Parcel)
         if parcel.shard == self.shards[index]:  # else it comes too late
+            self.known.add(index)
             self.model.time += 1
             for event in self.ledgers[index].receive(parcel, self.model.now):
                 self.hear(event)
@@ -164,6 +166,7 @@ class Worker:
         if departure.granted and heir is not None:
             heir.pipe.append((self.name, departure.ref, (clients, departure.beliefs)))
             return
+        assert heir is None, "closed although nobody has died"
         for client in clients:
             client.alive = False
         for request in departure.remains():
@@ -172,9 +175,9 @@ class Worker:
     # --- to other workers --------------------------------------------------------------------------------------------
 
     def dial(self, heir: Worker) -> bool:
-        """Have a line to that one. It does not take a second one before it has read the first to its end."""
+        """Have a line to that one, unless it is not ready, or has not read an earlier line to its end."""
         if heir.name not in self.lines:
-            if self.name in heir.origins:
+            if len(heir.known) < SHARDS or self.name in heir.origins:
                 return False
             self.lines.add(heir.name)
             heir.origins.add(self.name)
@@ -221,6 +224,7 @@ class Worker:
     def give_up_all(self) -> None:
         """Their time is over."""
         for arrival in self.arrivals.expected:
+            assert self.model.by_name(arrival.origin) is None, "given up although nobody has died"
             self.arrivals.forget(arrival)
             for client in arrival.luggage[0] if arrival.luggage else ():
                 client.alive = False
@@ -315,6 +319,19 @@ class Handing(RuleBasedStateMachine):
     @rule(slot=st.sampled_from(SLOTS))
     def hang_up(self, slot: int) -> None:
         self.workers[slot].hang_up()
+
+    @rule(slot=st.sampled_from(SLOTS), other=st.integers(1, 2), most=st.integers(1, 4))
+    def give_again(self, slot: int, other: int, most: int) -> None:
+        """Some have gone, and their line is at its end, of which the heir has read nothing."""
+        self.hand_over(slot, other, most)
+        for index in range(SHARDS):
+            self.send(slot, index)
+            while self.to_shard[index]:
+                self.step_shard(index, True)
+            while self.workers[slot].inboxes[index]:
+                self.workers[slot].read(index)
+        self.hang_up(slot)
+        self.hand_over(slot, other, most)
 
     @rule(one=st.sampled_from(SLOTS), other=st.integers(1, 2), most=st.integers(1, 4))
     def two_give_to_each_other(self, one: int, other: int, most: int) -> None:
