@@ -127,7 +127,9 @@ def run(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
         load = Killing(server, crowd, options)
         load.open()
         load.until(lambda: False, within=1.0)
-        found = {"before": load.by_worker(), **_strike(server, load, options), **_seen(load)}
+        found = {"before": load.by_worker(), **_strike(server, load, options)}
+        load.close()
+        found |= _seen(load)
         if load.tally.wrong and options.log:
             print(server.log(), file=sys.stderr)
     return found
@@ -141,14 +143,20 @@ def _strike(server: Server, load: Killing, options: argparse.Namespace) -> dict[
     if not load.until(lambda: load.back and settled(server, options.workers + 1, options.shards)):
         load.tally.note("return", "not all clients or workers are back")
     back_s, struck = time.monotonic() - began, load.by_worker()
+    load.until(lambda: False, within=1.0)
+    calm = len(load.tally.latencies)
     load.guests = True
     if not load.until(Sight(load)):
         load.tally.note("balance", f"still {load.by_worker()}")
     even_s = time.monotonic() - began
     load.until(lambda: False, within=1.0)
-    after = load.by_worker()
-    load.close()
-    return {"struck": struck, "after": after, "back_s": round(back_s, 1), "even_s": round(even_s, 1)}
+    return {
+        "struck": struck,
+        "after": load.by_worker(),
+        "back_s": round(back_s, 1),
+        "even_s": round(even_s, 1),
+        "latency_ms_then": load.latency_ms(calm),
+    }
 
 
 def _seen(load: Killing) -> dict[str, Any]:
@@ -158,7 +166,7 @@ def _seen(load: Killing) -> dict[str, Any]:
         "killed": len(load.doomed_users),
         "deliveries": load.tally.deliveries,
         "guests": load.tally.arrivals,
-        "latency_ms": load.latency_ms(),
+        "latency_ms_all": load.latency_ms(),
         "moves": [line.partition("balance: ")[2] for line in load.server.log().splitlines() if "balance: " in line],
     }
 

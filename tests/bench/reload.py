@@ -228,9 +228,9 @@ class Load:
                 if publisher.waiting is not None:
                     self.tally.note("REST", "no answer")
 
-    def latency_ms(self) -> dict[str, float]:
-        """How long events have taken from their publisher to who listens."""
-        latencies = sorted(self.tally.latencies)
+    def latency_ms(self, first: int = 0, end: int | None = None) -> dict[str, float]:
+        """How long events have taken from their publisher to who listens; of the deliveries from `first` to `end`."""
+        latencies = sorted(self.tally.latencies[first:end])
         return {
             name: round(latencies[int(len(latencies) * share)] * 1000, 1)
             for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 0.999999))
