@@ -2,6 +2,7 @@
 # make test    install what tests need, and run all of them
 # make matrix  the suites of clients and REST against 1, 2 and 4 workers, with 1 and 2 shards
 # make reload  20 reloads under load: what no client may notice is counted
+# make balance a worker is killed under load, and connections move until all have the same: nobody may notice
 # make storm   5 minutes of deaths: workers and shards are killed under presence and numbered streams
 # make model   the model of bus and deaths, with many more examples than in make test
 # make check   ruff, mypy --strict, import-linter
@@ -18,7 +19,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP
 SUITES := tests/clients $(addprefix tests/system/test_,smoke.py http.py limits.py tls.py transcripts.py rfc6455.py \
           stopping.py hosted_websocket.py)
 
-.PHONY: run test matrix reload storm model check bench soak test-deps clean
+.PHONY: run test matrix reload balance storm model check bench soak test-deps clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python -m resonate.supervisor.demo
@@ -35,6 +36,9 @@ matrix: $(VENV)/.tested test-deps
 
 reload: $(VENV)/.tested
 	$(BIN)/python tests/bench/reload.py $(RELOAD_FLAGS)
+
+balance: $(VENV)/.tested
+	$(BIN)/python tests/bench/balance.py $(BALANCE_FLAGS)
 
 storm: $(VENV)/.tested
 	$(BIN)/python tests/bench/storm.py --minutes 5 $(STORM_FLAGS)

@@ -30,13 +30,20 @@ class Balancer:
     """
 
     def __init__(
-        self, context: Context, movers: Movers, name: str, sender: Callable[[str], Sender], fit: Callable[[], bool]
+        self,
+        context: Context,
+        movers: Movers,
+        name: str,
+        sender: Callable[[str], Sender],
+        fit: Callable[[], bool],
+        every_s: float = LOOK_EVERY_S,
     ) -> None:
         self._context = context
         self._movers = movers
         self._name = name
         self._sender = sender
         self._fit = fit
+        self._every_s = every_s
         self._balance = Balance()
         self._greenlet: Any = None
         self.giving = False  # connections are on their way
@@ -52,7 +59,7 @@ class Balancer:
 
     def _run(self) -> None:
         while True:
-            due = (time.monotonic() // LOOK_EVERY_S + 1) * LOOK_EVERY_S
+            due = (time.monotonic() // self._every_s + 1) * self._every_s
             while (left := due - time.monotonic()) > 0:  # a timer may come a little early
                 gevent.sleep(left)
             try:

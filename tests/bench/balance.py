@@ -1,10 +1,11 @@
 """Kills a worker and adds one, and looks on while connections move until all workers have about the same: under load.
 
     python tests/bench/balance.py [--clients 5000] [--channels 200] [--rate 500] [--workers 4]
-                                  [--master own|gunicorn] [--shards 1] [--log]
+                                  [--master own|gunicorn] [--shards 1] [--off] [--log]
 
 Clients of the worker that was killed come back by themselves; all others may notice nothing: no disconnect, no event
 lost, doubled or out of order, no presence edge but those of the killed. Exit status 1 when anything was noticed.
+With --off nothing may move.
 """
 
 from __future__ import annotations
@@ -12,23 +13,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
+from urllib.request import urlopen
 
 ROOT: Final = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # run as a script
 
+from resonate.server.balancer import LOOK_EVERY_S  # noqa: E402
 from tests.bench.reload import PUBLISHERS, Listener, Load, Publisher, Tally  # noqa: E402
 from tests.support.cluster import Crowd, Kind, Stage, cluster, holders, kill, settled, workers_of  # noqa: E402
-from tests.support.server import Server  # noqa: E402
+from tests.support.server import BIN, Server, free_port  # noqa: E402
 
 #: Seconds between two looks at the processes: they cost the load generator something.
 LOOK_S: Final = 0.25
+#: After so many seconds all workers have looked twice, and what they have decided is done.
+TWO_LOOKS_S: Final = 2 * LOOK_EVERY_S + 2
 
 
 class Witness(Listener):
@@ -123,13 +130,14 @@ def run(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Everything; what has been found."""
     kind = Kind(options.master, options.shards)
     app = {"app_id": "app1", "key": "key1", "secret": "secret1", "accept_client_events_from": "members"}
-    with cluster(directory, kind, options.workers, apps=[app]) as server, Crowd(server) as crowd:
+    keys = {"run_dir": str(directory), "metrics_port": free_port(), "balance": not options.off}
+    with cluster(directory, kind, options.workers, apps=[app], server=keys) as server, Crowd(server) as crowd:
         load = Killing(server, crowd, options)
         load.open()
         load.until(lambda: False, within=1.0)
         found = {"before": load.by_worker(), **_strike(server, load, options)}
         load.close()
-        found |= _seen(load)
+        found |= _seen(load) | {"counted": counted(keys["metrics_port"]), "status": status(directory)}
         if load.tally.wrong and options.log:
             print(server.log(), file=sys.stderr)
     return found
@@ -146,7 +154,9 @@ def _strike(server: Server, load: Killing, options: argparse.Namespace) -> dict[
     load.until(lambda: False, within=1.0)
     calm = len(load.tally.latencies)
     load.guests = True
-    if not load.until(Sight(load)):
+    if options.off:
+        load.until(lambda: False, within=TWO_LOOKS_S)
+    elif not load.until(Sight(load)):
         load.tally.note("balance", f"still {load.by_worker()}")
     even_s = time.monotonic() - began
     load.until(lambda: False, within=1.0)
@@ -171,11 +181,28 @@ def _seen(load: Killing) -> dict[str, Any]:
     }
 
 
+def counted(port: object) -> dict[str, int]:
+    """The connections that have changed their worker, by the reason, as the server counts them."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    found = re.findall(r'^resonate_connections_handed_over_total{reason="(\w+)"} ([0-9.]+)', text, re.MULTILINE)
+    return {reason: int(float(count)) for reason, count in found}
+
+
+def status(directory: Path) -> list[int]:
+    """The connections of each worker, as `resonate status` tells; nothing where gunicorn's master is not asked."""
+    words = [str(BIN / "resonate"), "status", "--json", "--run-dir", str(directory)]
+    done = subprocess.run(words, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+    masters = json.loads(done.stdout or "{}").get("masters", [])
+    return sorted(each["connections"] for master in masters for each in master["processes"] if each["role"] == "worker")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     for name, value in (("clients", 5000), ("channels", 200), ("rate", 500), ("workers", 4), ("shards", 1)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--master", choices=["own", "gunicorn"], default="own")
+    parser.add_argument("--off", action="store_true", help="with balance = false")
     parser.add_argument("--log", action="store_true", help="print the server's log when something was noticed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:

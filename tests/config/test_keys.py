@@ -46,6 +46,7 @@ DOCUMENTED_SERVER: dict[str, str | None] = {
     "cache_ttl": "RESONATE_CACHE_TTL",
     "run_dir": "RESONATE_RUN_DIR",
     "worker_timeout": "RESONATE_WORKER_TIMEOUT",
+    "balance": "RESONATE_BALANCE",
     "metrics_host": "RESONATE_METRICS_HOST",
     "metrics_port": "RESONATE_METRICS_PORT",
 }
@@ -90,7 +91,7 @@ def test_documented_defaults() -> None:
     assert (server.max_request_size, server.auth_timestamp_grace, server.drain_timeout) == (10000, 600, 30)
     assert (server.workers, server.health_timeout, server.handshake_timeout) == (1, 10, 10)
     assert (server.max_send_buffer, server.max_subscriptions_per_connection, server.cache_ttl) == (2**20, 1000, 1800)
-    assert (server.tls, server.run_dir) == (None, None)
+    assert (server.tls, server.run_dir, server.balance) == (None, None, True)
     assert (options.host, options.port, options.scheme, options.use_tls) == (None, 443, "https", None)
     assert (app.allowed_origins, app.ping_interval, app.activity_timeout) == (("*",), 60, 30)
     assert (app.max_connections, app.max_message_size, app.accept_client_events_from) == (None, 10000, "members")
@@ -122,6 +123,7 @@ SERVER_VALUES = [
     ("workers", "4", "4", {"workers": 4}),
     ("bus_shards", "2", "2", {"bus_shards": 2}),
     ("worker_timeout", "5", "5", {"worker_timeout": 5}),
+    ("balance", "false", "off", {"balance": False}),
     ("metrics_host", '"::1"', "::1", {"metrics_host": "::1"}),
     ("metrics_port", "0", "0", {"metrics_port": 0}),
     ("health_timeout", "20", "20", {"health_timeout": 20}),

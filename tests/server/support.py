@@ -109,6 +109,11 @@ class World:
         self.transport: Any = None
         self.kept: list[Event] | None = None  # what the shard says is kept back here
 
+    def close(self) -> None:
+        """Nobody is connected."""
+        self.ours.close()
+        self.peer.close()
+
     def deliver(self, events: list[Event]) -> None:
         """What the shard says."""
         if self.kept is None:

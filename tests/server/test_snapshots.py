@@ -25,6 +25,7 @@ from resonate.messages import Detach, Disconnect, Request, Unsubscribe
 from resonate.server.context import Metrics
 from resonate.server.hosting import HostedStream
 from resonate.server.http_connection import HttpConnection
+from resonate.server.moving import Passenger
 from resonate.server.pusher_connection import UNHEARD_S, PusherConnection
 from resonate.server.tls import TlsTransport
 from resonate.server.transport import Reactor, Transport
@@ -228,6 +229,41 @@ def test_nobody_acts_while_another_speaks_on_its_transport(worlds: Worlds) -> No
     assert worlds.old.read() == b""
     connection.settle()  # it stays after all
     assert b"pusher:pong" in worlds.old.read()
+
+
+def aboard(worlds: Worlds) -> Passenger:
+    """One that the shards have been told of, and that is to stay after all."""
+    passenger = Passenger(worlds.connected())
+    worlds.old.hub.add(passenger)
+    return passenger
+
+
+def test_who_stays_after_all_is_listened_to_again(worlds: Worlds) -> None:
+    passenger = aboard(worlds)
+    passenger.unload()
+    assert b"pusher:pong" in worlds.old.say(PUSHER_PING)
+    assert worlds.old.hub.clients == {passenger.session.id: worlds.connection}
+
+
+def test_who_stays_after_all_and_was_too_slow_meanwhile_is_closed(worlds: Worlds) -> None:
+    """Something has been dropped: it would have a gap."""
+    passenger = aboard(worlds)
+    for _ in range(4):
+        worlds.old.transport.write(bytes(400_000))
+    worlds.old.loop.settle()
+    assert passenger.overflowed_
+    assert not worlds.old.transport.closed
+    passenger.unload()
+    assert worlds.old.transport.closed
+    assert worlds.old.stats.slow_consumers == 1
+
+
+def test_who_stays_after_all_is_closed_if_all_were_told_to_end(worlds: Worlds) -> None:
+    passenger = aboard(worlds)
+    worlds.old.transport.protocol.drain()
+    assert not worlds.old.transport.closed
+    passenger.unload()
+    assert b"Server is restarting" in worlds.old.read()
 
 
 def test_not_while_an_answer_is_missing(worlds: Worlds) -> None:

@@ -1,0 +1,85 @@
+"""Who may send connections over a line, and when."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import orjson
+import pytest
+from gevent import socket
+
+from resonate.bus.directory import RunDirectory, identity
+from resonate.server.line import Recipient
+from resonate.server.moving import Movers
+from tests.server.support import World
+
+LOG = logging.getLogger("test")
+ME = f"w-{identity(os.getpid())}"
+
+
+class Heir:
+    """A recipient that waits for lines in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = RunDirectory(directory)
+        self.world = World()
+        self.movers = Movers(self.world.context, 1)
+        self.ready = True
+        self.recipient = Recipient(self.movers, self.directory, ME, LOG, lambda: self.ready)
+        self.recipient.open()
+        self.lines: list[Any] = []
+
+    def dial(self, origin: str = ME) -> str:
+        """What it says to a worker of that name."""
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.lines.append(line)
+        line.settimeout(10)
+        line.connect(str(self.directory.line(ME)))
+        line.sendall(orjson.dumps({"origin": origin}))
+        return str(line.recv(64), "latin-1")
+
+
+@pytest.fixture
+def heir(tmp_path: Path) -> Iterator[Heir]:
+    made = Heir(tmp_path)
+    yield made
+    for line in made.lines:
+        line.close()
+    made.recipient.close()
+    while made.movers.origins:
+        gevent.sleep(0)
+    made.world.close()
+
+
+def test_a_second_line_waits_for_the_end_of_the_first(heir: Heir) -> None:
+    """Else the end of the first, read late, would say of what comes over the second that it does not come any more."""
+    assert heir.dial() == "ready"
+    assert heir.dial() == "wait"
+    assert heir.movers.origins == {ME}, "who has to wait ends nothing"
+    heir.lines[0].close()
+    answer = "wait"
+    with gevent.Timeout(10):
+        while answer == "wait":
+            answer = heir.dial()
+    assert answer == "ready"
+
+
+def test_who_is_not_ready_asks_to_wait(heir: Heir) -> None:
+    heir.ready = False
+    assert heir.dial() == "wait"
+
+
+def test_who_leaves_says_so(heir: Heir) -> None:
+    heir.recipient.leaving = True
+    assert heir.dial() == "leaving"
+
+
+@pytest.mark.parametrize("origin", ["w-1-1", "s0-1-1", "../w-1-1", ""])
+def test_strangers_are_not_taken_in(heir: Heir, origin: str) -> None:
+    assert heir.dial(origin) == "wait"
+    assert heir.movers.origins == set()
