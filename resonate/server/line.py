@@ -27,6 +27,10 @@ from resonate.websocket import encode_close
 
 #: Connections that are handed over at a time: none of them is served until all of them are there.
 BATCH: Final = 200
+#: The same where the giver lives on: nobody is in a hurry, and those under way wait for less. And the pause after them,
+#: in seconds, for all others.
+FEW: Final = 50
+PAUSE_S: Final = 0.01
 #: Bytes and descriptors of one message; the kernel takes 253 descriptors, and some 200 KB.
 PIECE: Final = 64 * 1024
 DESCRIPTORS: Final = 200
@@ -100,7 +104,7 @@ class Sender:
         """
         given = 0
         while given < most and goes_on():
-            idle = self._movable(PusherConnection, min(BATCH, most - given), lambda transport: not transport.waiting)
+            idle = self._movable(PusherConnection, min(FEW, most - given), lambda transport: not transport.waiting)
             try:
                 if not idle or not self._move(idle):
                     break
@@ -108,7 +112,7 @@ class Sender:
                 self._failed(error)
                 break
             given += len(idle)
-            gevent.sleep(0)
+            gevent.sleep(PAUSE_S)
         return given
 
     def _failed(self, error: OSError) -> None:
