@@ -54,7 +54,6 @@ def test_workers_have_about_the_same(case: str, outcomes: dict[str, Future[dict[
     found = outcomes[case].result()
     assert len(found["after"]) == 4
     assert balance.even(found["after"]), found
-    assert not balance.even(found["struck"])
     moved = sum(int(move.split()[1]) for move in found["moves"])
     assert found["counted"] == {"balance": moved, "retirement": 0}
     assert moved > 0
