@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +35,7 @@ from tests.support.cluster import (
     spread,
     workers_of,
 )
+from tests.support.disk import fill, tiny_disk, use_up_files
 from tests.support.eventually import eventually
 from tests.support.rest import Rest
 from tests.support.server import BIN, Server
@@ -208,21 +206,6 @@ def files(path: Path) -> list[str]:
     return []
 
 
-@contextmanager
-def tiny_disk() -> Iterator[Path]:
-    """A file system of a few pages and a few dozen files, where this process may mount one."""
-    path = Path(tempfile.mkdtemp(prefix="tiny"))
-    words = ["mount", "-t", "tmpfs", "-o", "size=16k,nr_inodes=40", "none", str(path)]
-    mounted = shutil.which("mount") and subprocess.run(words, capture_output=True, text=True, check=False)
-    try:
-        if not mounted or mounted.returncode:
-            pytest.skip(f"a full disk needs the right to mount one: {mounted and mounted.stderr.strip()}")
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=False)
-        path.rmdir()
-
-
 @EACH
 def test_the_disk_of_the_run_directory_is_full(kind: Kind, tmp_path: Path) -> None:
     with tiny_disk() as disk, cluster(tmp_path, kind, WORKERS, server={"run_dir": str(disk)}) as server:
@@ -259,18 +242,9 @@ def test_no_file_can_be_made_in_the_run_directory(kind: Kind, tmp_path: Path) ->
 
 def deprive(disk: Path, paths: list[Path]) -> None:
     """Take these files away, and leave no place on the disk for others."""
-    with suppress(OSError):
-        for number in itertools.count():
-            (disk / f"spare-{number}").touch()
+    use_up_files(disk)
     for path in paths:
         path.rename(disk / f"spare-{path.name}")
-
-
-def fill(disk: Path) -> None:
-    """No byte more."""
-    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
-        while file.write(bytes(4096)):
-            pass
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
