@@ -1,11 +1,15 @@
 """Reloads a server again and again under load, and counts what no client may notice: `make reload`.
 
     python tests/bench/reload.py [--clients 5000] [--channels 200] [--rate 500] [--reloads 20] [--pause 2]
-                                 [--master own|gunicorn] [--workers 4] [--shards 1] [--reshard 2 1] [--log]
+                                 [--master own|gunicorn] [--workers 4] [--shards 1] [--reshard 2 1]
+                                 [--gunicorn=OPTIONS] [--fault NAME] [--log]
 
 Every channel has two numbered streams: one comes through REST, and where the kind of channel allows it another from one
 of its clients. Clients check each number, that nobody seems to join or leave a presence channel, and that their
 connection stays. Others arrive and go all the time. Exit status 1 when anything was noticed.
+
+With a fault there is one reload, in the middle of which something breaks: see faults.py. Then it is counted what the
+manual does not say about that.
 """
 
 from __future__ import annotations
@@ -17,14 +21,16 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # run as a script
 
+from tests.bench import faults  # noqa: E402
 from tests.support.cluster import (  # noqa: E402
     Crowd,
     Kind,
@@ -41,6 +47,7 @@ from tests.support.server import Server, configuration  # noqa: E402
 
 #: Kinds of channels, in turns; the last two carry client events too.
 KINDS: Final = ("chat", "cache-news", "private-room", "presence-room")
+APP: Final = {"app_id": "app1", "key": "key1", "secret": "secret1", "accept_client_events_from": "members"}
 #: Seconds between two clients that come and go.
 ARRIVALS_S: Final = 0.05
 #: REST connections that publish.
@@ -58,6 +65,7 @@ class Tally:
         self.deliveries = 0
         self.latencies: list[float] = []
         self.arrivals = 0
+        self.doubtful: set[tuple[str, int]] = set()  # numbers that were published by REST, and not answered
 
     def note(self, what: str, example: str) -> None:
         self.wrong[what] += 1
@@ -76,6 +84,7 @@ class Listener(Peer):
         self.subscribed = False
         self.present = 0  # members that it has been told of
         self.watching = False  # from when on nothing may be noticed
+        self.edges: Counter[str] = Counter()  # since then: who has joined or left
         self.expected: dict[str, int] = {}
 
     def established(self) -> None:
@@ -90,7 +99,7 @@ class Listener(Peer):
         elif name.startswith("pusher_internal:member"):
             self.present += 1
             if self.watching:
-                self.tally.note("edge", f"{self.socket_id} {event}")
+                self.edges[name.rpartition("_")[2] + " " + json.loads(event["data"])["user_id"]] += 1
         elif name in ("numbered", "client-numbered"):
             self.number(name, json.loads(event["data"]) if isinstance(event["data"], str) else event["data"])
 
@@ -98,10 +107,15 @@ class Listener(Peer):
         number, expected = data["n"], self.expected.get(stream)
         self.tally.deliveries += 1
         self.tally.latencies.append(time.monotonic() - data["t"])
-        if expected is not None and number != expected:
+        if expected is not None and number != expected and not self._doubtful(stream, expected, number):
             what = "lost" if number > expected else "doubled or out of order"
             self.tally.note(what, f"{self.socket_id} on {self.channel} {stream}: {number} where {expected} was due")
         self.expected[stream] = max(number + 1, expected or 0)
+
+    def _doubtful(self, stream: str, first: int, end: int) -> bool:
+        """Whether none of those that are missing has to come."""
+        numbers = range(first, end)
+        return bool(numbers) and stream == "numbered" and all((self.channel, n) in self.tally.doubtful for n in numbers)
 
     def gone(self) -> None:
         self.tally.note("disconnect", f"{self.socket_id} on {self.channel}, code {self.code}")
@@ -133,13 +147,14 @@ class Publisher(Peer):
         self.tally = tally
         self._out = bytearray()
         self.stage = Stage.ESTABLISHED
-        self.waiting: str | None = None
+        self.waiting: tuple[str, int] | None = None  # channel and number
         crowd.watch(self, False)
 
-    def publish(self, channel: str, data: dict[str, Any]) -> None:
+    def publish(self, channel: str, number: int, now: float) -> None:
+        data = {"n": number, "t": now}
         body = json.dumps({"name": "numbered", "channels": [channel], "data": json.dumps(data)}).encode()
         head = f"POST {signed('POST', '/apps/app1/events', body)} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}"
-        self.waiting = channel
+        self.waiting = (channel, number)
         self._write(head.encode() + b"\r\nContent-Type: application/json\r\n\r\n" + body)
 
     def _read(self) -> None:
@@ -151,6 +166,8 @@ class Publisher(Peer):
             data = b""
         if not data:
             self.tally.note("REST", f"a connection was closed, waiting: {self.waiting is not None}")
+            if self.waiting is not None:
+                self.tally.doubtful.add(self.waiting)
             self._end()
             return
         self._in += data
@@ -180,6 +197,7 @@ class Load:
         self.talkers = {peer.channel: peer for peer in reversed(self.listeners)}
         self.began = self.arrived = time.monotonic()
         self.events = 0
+        self.cut = 0  # clients that a fault may cut off
         self.publishing = self.guests = False
 
     def open(self) -> None:
@@ -222,11 +240,22 @@ class Load:
         if not self.until(self._complete, within=30.0):
             for peer in self.listeners:
                 for stream, due in self._due(peer).items():
-                    if peer.stage is not Stage.CLOSED and peer.expected.get(stream, due) != due:
+                    if peer.stage is not Stage.CLOSED and peer.expected.get(stream, due) < due:
                         self.tally.note("lost", f"{peer.socket_id}: the end of {stream} on {peer.channel}")
             for publisher in self.publishers:
-                if publisher.waiting is not None:
+                if publisher.waiting is not None and publisher.stage is not Stage.CLOSED:
                     self.tally.note("REST", "no answer")
+            for socket_id, told, true in self.misjudged():
+                self.tally.note("edge", f"{socket_id} was told {dict(told)}, and true is {dict(true)}")
+
+    def misjudged(self) -> list[tuple[str, Counter[str], Counter[str]]]:
+        """Whom something else was told than that those have left, once, who are no more on the channel."""
+        true: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for peer in self.listeners:
+            if peer.channel.startswith("presence") and peer.stage is Stage.CLOSED:
+                true[peer.channel]["removed " + peer.user] += 1
+        alive = (peer for peer in self.listeners if peer.stage is not Stage.CLOSED)
+        return [(peer.socket_id, peer.edges, true[peer.channel]) for peer in alive if peer.edges != true[peer.channel]]
 
     def latency_ms(self, first: int = 0, end: int | None = None) -> dict[str, float]:
         """How long events have taken from their publisher to who listens; of the deliveries from `first` to `end`."""
@@ -256,28 +285,36 @@ class Load:
 
     def _rest(self, channel: str, now: float) -> bool:
         """One publisher for each channel: those of several have no order."""
-        publisher = self.publishers[self.channels.index(channel) % PUBLISHERS]
-        if publisher.waiting is not None or publisher.stage is Stage.CLOSED:
+        index = self.channels.index(channel) % PUBLISHERS
+        publisher = self.publishers[index]
+        if publisher.stage is Stage.CLOSED:
+            publisher = self.publishers[index] = Publisher(self.crowd, self.tally)
+        if publisher.waiting is not None:
             return False
         number = self.sent[channel, "numbered"]
         self.sent[channel, "numbered"] += 1
-        publisher.publish(channel, {"n": number, "t": now})
+        publisher.publish(channel, number, now)
         return True
 
     def _due(self, peer: Listener) -> dict[str, int]:
         streams = {stream: sent for (channel, stream), sent in self.sent.items() if channel == peer.channel and sent}
-        if self.talkers.get(peer.channel) is peer:
+        talker = self.talkers.get(peer.channel)
+        if talker is peer or (talker is not None and talker.stage is Stage.CLOSED):
             streams.pop("client-numbered", None)
+        while (peer.channel, streams.get("numbered", 0) - 1) in self.tally.doubtful:
+            streams["numbered"] -= 1
         return streams
 
     def _complete(self) -> bool:
-        if any(publisher.waiting is not None for publisher in self.publishers):
+        if any(each.waiting is not None and each.stage is not Stage.CLOSED for each in self.publishers):
             return False
-        due = {channel: self._due(peer) for channel, peer in ((peer.channel, peer) for peer in self.listeners[-1:])}
-        return all(
-            peer.stage is Stage.CLOSED or all(peer.expected.get(s) == n for s, n in self._due(peer).items())
-            for peer in self.listeners
-        ) or not due
+        return (
+            all(
+                peer.stage is Stage.CLOSED or all(peer.expected.get(s, n) >= n for s, n in self._due(peer).items())
+                for peer in self.listeners
+            )
+            and not self.misjudged()
+        )
 
 
 def reload_once(load: Load, shards: int, workers: int) -> float:
@@ -298,28 +335,48 @@ def reload_once(load: Load, shards: int, workers: int) -> float:
     return time.monotonic() - began
 
 
+def reloads(load: Load, options: argparse.Namespace) -> list[float]:
+    """All of them; how long each took. `reshard` says how many shards there are to be after each."""
+    took = []
+    for shards in getattr(options, "reshard", ()) or [options.shards] * options.reloads:
+        configure(load.server.directory, shards)
+        took.append(reload_once(load, shards, options.workers))
+        load.until(lambda: False, within=random.uniform(0, options.pause))
+    return took
+
+
+def settings(shards: int) -> dict[str, Any]:
+    return {"drain_timeout": 10, "metrics_port": 0, "bus_shards": shards}
+
+
+def configure(directory: Path, shards: int) -> None:
+    """For the next reload."""
+    (directory / "resonate.toml").write_text(configuration([APP], settings(shards)))
+
+
 def run(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Everything; what has been found."""
     kind = Kind(options.master, options.shards)
-    settings = {"drain_timeout": 10, "metrics_port": 0, "bus_shards": kind.shards}
+    fault = faults.FAULTS.get(getattr(options, "fault", ""))
+    more = getattr(options, "gunicorn", "").split()
     env = {"RESONATE_BUS_SHARDS": ""}  # the file says it
-    app = {"app_id": "app1", "key": "key1", "secret": "secret1", "accept_client_events_from": "members"}
     with (
-        cluster(directory, kind, options.workers, apps=[app], server=settings, env=env) as server,
+        fault.place() if fault else nullcontext({}) as place,
+        cluster(
+            directory, kind, options.workers, *more, apps=[APP], server=settings(kind.shards) | place, env=env
+        ) as server,
         Crowd(server) as crowd,
     ):
         load = Load(server, crowd, options)
         load.open()
         load.until(lambda: False, within=1.0)
-        took = []
-        for shards in options.reshard or [kind.shards] * options.reloads:
-            (directory / "resonate.toml").write_text(configuration([app], {**settings, "bus_shards": shards}))
-            took.append(reload_once(load, shards, options.workers))
-            load.until(lambda: False, within=random.uniform(0, options.pause))
+        took = [fault.happen(load)] if fault else reloads(load, options)
         load.close()
+        excused = fault.excuse(load) if fault else {}
         found = {
             "wrong": dict(load.tally.wrong),
             "examples": load.tally.examples,
+            "as documented": excused,
             "reloads": len(took),
             "reload_s": [round(seconds, 2) for seconds in took],
             "events": sum(load.sent.values()),
@@ -340,6 +397,8 @@ def main() -> int:
     parser.add_argument("--reshard", type=int, nargs="*", default=[], help="reload to so many shards, in turn")
     parser.add_argument("--pause", type=float, default=2.0)
     parser.add_argument("--master", choices=["own", "gunicorn"], default="own")
+    parser.add_argument("--gunicorn", default="", metavar="OPTIONS", help="more options for it: --gunicorn=--preload")
+    parser.add_argument("--fault", choices=faults.FAULTS, default="", help="what breaks in the middle of one reload")
     parser.add_argument("--log", action="store_true", help="print the server's log when something was noticed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:

@@ -152,6 +152,17 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
 
 
+def hup(server: Server) -> None:
+    """Ask for a reload."""
+    server.process.send_signal(signal.SIGHUP)
+
+
+def replaced(server: Server, old: Sequence[int], workers: int) -> bool:
+    """Whether so many workers are there, and none of the old ones."""
+    there = set(workers_of(server))
+    return len(there) == workers and not there & set(old) and not set(processes(server)) & set(old)
+
+
 # --- who holds a connection -------------------------------------------------------------------------------------------
 
 

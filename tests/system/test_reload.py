@@ -14,27 +14,41 @@ import pytest
 
 from tests.bench import reload
 from tests.support.client import Client
-from tests.support.cluster import Kind, cluster, kill, linked, processes, shards_of, workers_of
+from tests.support.cluster import Kind, cluster, hup, kill, linked, processes, replaced, shards_of, workers_of
 from tests.support.eventually import eventually
 from tests.support.rest import Rest
 from tests.support.server import ONE_APP, Server, configuration
 
 
+def found(directory: Path, **options: Any) -> dict[str, Any]:
+    """What somebody has noticed, at a small size."""
+    small = {"clients": 240, "channels": 24, "rate": 150, "reloads": 3, "workers": 2, "pause": 1.0, "log": True}
+    return reload.run(argparse.Namespace(**{**small, "shards": 1, **options}), directory)
+
+
 @pytest.mark.parametrize(("master", "shards"), [("own", 1), ("own", 2), ("gunicorn", 1)])
 def test_nobody_notices(tmp_path: Path, master: str, shards: int) -> None:
-    options = {"clients": 240, "channels": 24, "rate": 150, "reloads": 3, "workers": 2, "pause": 1.0}
-    found = reload.run(argparse.Namespace(master=master, shards=shards, reshard=[], log=True, **options), tmp_path)
-    assert found["wrong"] == {}, found["examples"]
-    assert found["deliveries"] > 1000
-    assert found["guests"] > 10
+    seen = found(tmp_path, master=master, shards=shards)
+    assert seen["wrong"] == {}, seen["examples"]
+    assert seen["deliveries"] > 1000
+    assert seen["guests"] > 10
 
 
 def test_nobody_notices_another_number_of_shards(tmp_path: Path) -> None:
-    options = {"clients": 240, "channels": 24, "rate": 150, "reloads": 0, "workers": 3, "pause": 1.0}
-    found = reload.run(argparse.Namespace(master="own", shards=1, reshard=[3, 2], log=True, **options), tmp_path)
-    assert found["wrong"] == {}, found["examples"]
-    assert found["reloads"] == 2
-    assert found["deliveries"] > 1000
+    seen = found(tmp_path, master="own", workers=3, reshard=[3, 2])
+    assert seen["wrong"] == {}, seen["examples"]
+    assert seen["reloads"] == 2
+    assert seen["deliveries"] > 1000
+
+
+@pytest.mark.parametrize("option", ["--preload", "--reuse-port"])
+def test_nobody_notices_with(tmp_path: Path, option: str) -> None:
+    """With --reuse-port it is said of those who are connected already."""
+    seen = found(tmp_path, master="gunicorn", gunicorn=option, reloads=1, pause=0.0)
+    if option == "--reuse-port":
+        seen["wrong"].pop("refused", 0)
+    assert seen["wrong"] == {}, seen["examples"]
+    assert seen["reloads"] == 1
 
 
 @pytest.mark.parametrize("master", ["own", "gunicorn"])
@@ -59,15 +73,6 @@ def gunicorn(directory: Path, workers: int = 2) -> Iterator[Server]:
         yield server
 
 
-def hup(server: Server) -> None:
-    server.process.send_signal(signal.SIGHUP)
-
-
-def replaced(server: Server, old: list[int], workers: int = 2) -> bool:
-    there = set(workers_of(server))
-    return len(there) == workers and not there & set(old) and not set(processes(server)) & set(old)
-
-
 def heard(client: Client, server: Server) -> Any:
     """What the client is told of an event that is published now."""
     with closing(Rest(server.host, server.port)) as rest:
@@ -86,7 +91,7 @@ def test_a_worker_that_cannot_start_costs_nothing(tmp_path: Path) -> None:
         assert set(old) & set(processes(server))
         (tmp_path / "resonate.toml").write_text(good)
         hup(server)
-        eventually(lambda: replaced(server, old), within=60)
+        eventually(lambda: replaced(server, old, 2), within=60)
         assert heard(client, server) == "hello"
 
 
@@ -103,7 +108,7 @@ def test_an_app_that_has_gone_is_told_so(tmp_path: Path) -> None:
         old = workers_of(server)
         (tmp_path / "resonate.toml").write_text(configuration([ONE_APP], {"metrics_port": 0}))
         hup(server)
-        eventually(lambda: replaced(server, old), within=60)
+        eventually(lambda: replaced(server, old, 2), within=60)
         assert goes.event()["event"] == "pusher:error"
         assert goes.closed() == 4001
         assert heard(stays, server) == "hello"
@@ -126,7 +131,7 @@ def test_a_shard_dies_in_the_middle(tmp_path: Path) -> None:
         eventually(lambda: len(workers_of(server)) > 2, within=30)
         for pid in shards_of(server):
             kill(pid)
-        eventually(lambda: replaced(server, old), within=90)
+        eventually(lambda: replaced(server, old, 2), within=90)
         eventually(lambda: len(linked(server)) >= 2, within=30)
         assert heard(client, server) == "hello"
 
@@ -147,7 +152,7 @@ def test_what_has_begun_goes_on(tmp_path: Path) -> None:
         assert client.event()["event"] == "before"
         old = workers_of(server)
         hup(server)
-        eventually(lambda: replaced(server, old), within=60)
+        eventually(lambda: replaced(server, old, 2), within=60)
         client.socket.sendall(b"\0\0" + ping[10:])
         assert client.event()["event"] == "pusher:pong"
         rest.connection.sock.sendall(b"TP/1.1\r\nHost: x\r\n\r\n")  # type: ignore[union-attr]
