@@ -74,14 +74,14 @@ class NamedHeir:
 class YoungerSiblings:
     """The `most` workers that the same master has started last; also those that are still booting.
 
-    There may be more that are younger: those are about to be told to go as well. `listening` are the inodes of the
-    listening sockets, which the master closes when it stops.
+    There may be more that are younger: those are about to be told to go as well. `stopping` says whether the master has
+    been told to stop.
     """
 
-    def __init__(self, master: int, most: int, listening: frozenset[int]) -> None:
+    def __init__(self, master: int, most: int, stopping: Callable[[], bool]) -> None:
         self._master = master
-        self._listening = listening
         self._most = most
+        self._stopping = stopping
         self._own = _age(identity(os.getpid()))
 
     def candidates(self) -> list[str]:
@@ -94,13 +94,8 @@ class YoungerSiblings:
         return sorted(younger, key=_age)[-self._most :]
 
     def stopping(self) -> bool | None:
-        """By the kernel's word: the master has closed its listening sockets."""
-        directory = Path(f"/proc/{self._master}/fd")
-        try:
-            held = {os.stat(entry).st_ino for entry in directory.iterdir() if entry.exists()}
-        except OSError:
-            return None
-        return not self._listening & held
+        """Also when the master has died: it starts nobody any more."""
+        return self._stopping() or os.getppid() != self._master
 
 
 def _named(pids: Iterable[int]) -> list[str]:
@@ -134,6 +129,7 @@ class Retirement:
         self._turn = 0
         self._begun = False  # nobody is accepted here any more
         self._waited = False  # an heir has been seen that was not ready
+        self._leaving: set[str] = set()  # who has been told to go too is no heir, also where it stays
 
     def run(self, timeout_s: float) -> bool:
         """Returns when all that could be handed over has been, or there is nobody to take it.
@@ -145,6 +141,8 @@ class Retirement:
         lonely_since, until = time.monotonic(), time.monotonic() + timeout_s
         while True:
             self._alive()
+            if self._heirs.stopping():
+                return True
             outcome = self._attempt(timeout_s)
             if outcome is _Outcome.DONE:
                 self._settle()
@@ -152,17 +150,16 @@ class Retirement:
                     return True
             elif outcome is _Outcome.AGAIN:
                 lonely_since = time.monotonic()
-            elif not self._waited or self._heirs.stopping():
+            elif not self._waited:
                 return True
             elif time.monotonic() - lonely_since > LONELY_S:
                 return self._begun or self._heirs.stopping() is None
             gevent.sleep(LOOK_S)
 
     def _attempt(self, timeout_s: float) -> _Outcome:
-        candidates = self._heirs.candidates()
+        candidates = [heir for heir in self._heirs.candidates() if heir not in self._leaving]
         self._turn += 1  # several that go at a time should not all choose the same one
         start = (self._turn + os.getpid()) % max(1, len(candidates))
-        gone = 0
         for heir in candidates[start:] + candidates[:start]:
             sender = self._service.sender(heir, "retirement")
             said = sender.connect()
@@ -171,9 +168,10 @@ class Retirement:
                     return self._hand_over(sender, heir, timeout_s)
                 finally:
                     sender.close()
-            gone += said == "leaving"
+            if said == "leaving":
+                self._leaving.add(heir)
             self._waited = self._waited or said in ("", "wait")
-        return _Outcome.AGAIN if len(candidates) > gone else _Outcome.ALONE
+        return _Outcome.ALONE if self._leaving.issuperset(candidates) else _Outcome.AGAIN
 
     def _hand_over(self, sender: Sender, heir: str, timeout_s: float) -> _Outcome:
         self._begun = True

@@ -9,15 +9,16 @@ import socket
 import sys
 import time
 from _socket import SocketType
-from typing import Any, ClassVar, Final
+from types import FrameType
+from typing import Any, ClassVar, Final, NoReturn
 
 import gevent
 from gevent.event import Event
+from gunicorn.sock import create_sockets
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from resonate import config
-from resonate.bus.directory import RunDirectory
 from resonate.bus.starter import ShardStarter
 from resonate.errors import ConfigurationError
 from resonate.server import logs, tls
@@ -29,6 +30,7 @@ from resonate.server.page import CONSOLE, StartPage
 from resonate.server.retirement import Heirs, NamedHeir, NoHeirs, Retirement, YoungerSiblings
 from resonate.server.scoreboard import Scoreboard
 from resonate.server.service import Service, Shared, Slot, share
+from resonate.server.stock_master import STOP_SIGNALS, Flag, StockMaster, pause_s
 from resonate.server.transport import Transport
 from resonate.settings import Settings
 
@@ -40,8 +42,8 @@ GUNICORN_KEEP_ALIVE_S: Final = 2
 GC_THRESHOLD: Final = 50_000
 #: Seconds before a worker that cannot start gives the arbiter the chance to try another one.
 CRASH_PAUSE_S: Final = 1
-#: All three close the clients properly.
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+#: Seconds between two signs of life of a worker that pauses.
+PAUSE_LOOK_S: Final = 0.1
 #: Connections told to go in one turn of a shutdown.
 DRAIN_BATCH: Final = 100
 
@@ -62,20 +64,19 @@ class Worker(GeventWorker):  # type: ignore[misc]
     # --- the life of the process -------------------------------------------------------------------------------------
 
     def init_signals(self) -> None:
-        """As gunicorn's, but the ways to stop are taken up by the loop at once, and all mean a proper end.
-
-        What came between the fork and this has been put into this process's copy of the master's queue, where nobody
-        would look for it.
-        """
-        master = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        """As gunicorn's, but the ways to stop are taken up by the loop at once, and all mean a proper end."""
         super().init_signals()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is the master's, also where a whole group is sent it
+        self.stoppable()
+
+    def stoppable(self) -> None:
+        """What stops a worker while it boots: here it is held back until it has booted."""
+        self.take_stop_signals()
+
+    def take_stop_signals(self) -> None:
+        """From now on they end this worker properly."""
         for number in STOP_SIGNALS:
             gevent.signal_handler(number, self._stop)
-        queue = getattr(master, "SIG_QUEUE", None)
-        while queue is not None and not queue.empty():
-            if queue.get() in STOP_SIGNALS:
-                self._stop()
 
     def notify(self) -> None:
         """A sign of life. Without a master nobody would replace this worker: then it comes to a proper end."""
@@ -125,7 +126,6 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to stop, then close every connection properly."""
-        self._inodes = frozenset(os.fstat(listening.fileno()).st_ino for listening in self.sockets)
         service = self._service()
         self.wsgi = self._hosted(service.context)
         service.open(map(_raw, self.sockets), self._tls(service.context.settings))
@@ -224,7 +224,8 @@ class GunicornWorker(Worker):
     What is shared is kept at the class, the only thing of ours that gunicorn's master knows before it forks.
     """
 
-    _shared: ClassVar[Shared]
+    _master: ClassVar[StockMaster]
+    sockets: list[Any]
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -243,49 +244,87 @@ class GunicornWorker(Worker):
             logs.use_json()
         for notice in settings.notices:
             log.warning("%s", notice)
-        cls._shared = shared
-        _at_exit(cfg, cls._shared.directory)
+        cls._master = StockMaster(shared)
         cfg.set("control_socket_disable", True)  # it is a thread, in a master that forks
         if cfg.max_requests:
             log.warning("--max-requests is ignored: a restart would disconnect the clients of a worker for nothing")
 
-    def load_settings(self) -> Settings:
-        """What to serve, read anew.
+    def __init__(self, *args: Any) -> None:
+        """In the master, just before the fork."""
+        super().__init__(*args)
+        self.served = Flag()
+        self._master.spawns(self)
 
-        It was checked in the master, but may have changed before a reload: then the arbiter, which starts a worker anew
-        at once and for ever, is slowed down and told why. (Its exit codes 3 and 4 would make it give up.)
+    def init_process(self) -> None:
+        """The first thing after the fork.
+
+        gunicorn ends the whole server when a worker cannot boot. That is right at the start, but not where others
+        serve. With any other exit code it tries again.
         """
+        self._pause()
+        self.tmp.notify()  # the time-out of gunicorn begins with the first sign of life
         try:
-            return config.load()
-        except ConfigurationError as error:
-            self.log.critical("the worker cannot start: %s", error)
-            time.sleep(CRASH_PAUSE_S)
-            sys.exit(1)
+            super().init_process()
+        except ConfigurationError as error:  # it was right when the server started
+            self._give_up(str(error))
+        except (Exception, SystemExit) as error:
+            if self.booted or not self.shared().directory.workers():
+                raise
+            self._give_up(repr(error), traceback=True)
 
+    def _pause(self) -> None:
+        """Let those that serve have the machine for a while, where others have tried in vain."""
+        failures, most = self._master.failures, self.cfg.workers
+        seconds = pause_s(failures, most)
+        if not seconds:
+            return
+        self.log.info("%d workers in a row could not boot: the next try is in %g s", failures, seconds)
+        if self.cfg.reuse_port:  # nobody should wait on a socket of this worker
+            for listening in self.sockets:
+                listening.close()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self.ppid == os.getppid():
+            self.tmp.notify()
+            time.sleep(PAUSE_LOOK_S)
+        if self.cfg.reuse_port:
+            self.sockets = create_sockets(self.cfg, self.log)
+
+    def _give_up(self, reason: str, traceback: bool = False) -> NoReturn:
+        self.log.critical("the worker cannot start: %s. Those that serve do so on", reason, exc_info=traceback)
+        sys.exit(1)
+
+    def stoppable(self) -> None:
+        """Until it serves there is nothing to end properly: a site that hangs while it is imported delays nobody."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGQUIT, _terminate)  # its default would leave a core dump
+
+    def run(self) -> None:
+        """Serve until told to stop, then close every connection properly."""
+        self.served.hoist()
+        self.take_stop_signals()
+        super().run()
+
+    def load_settings(self) -> Settings:
+        """What to serve, read anew: it was checked in the master, but may have changed before a reload."""
+        return config.load()
 
     def shared(self) -> Shared:
         """What was made in the master."""
-        return self._shared
+        return self._master.shared
 
     def heirs(self) -> Heirs:
         """Those whom the same master has started later."""
-        return YoungerSiblings(self.ppid, self.cfg.workers, self._inodes)
+        return YoungerSiblings(self.ppid, self.cfg.workers, lambda: self._master.stopping)
 
     def starter(self) -> ShardStarter | None:
         """gunicorn's master knows of no shards: the workers start them."""
         server = self._settings.server
-        return ShardStarter(self._shared.directory, server.worker_timeout, server.log_format, self.log.error_log)
+        return ShardStarter(self.shared().directory, server.worker_timeout, server.log_format, self.log.error_log)
 
 
-def _at_exit(cfg: Any, directory: RunDirectory) -> None:
-    """Have gunicorn's master remove the run directory at its end, beside what the user wants done then."""
-    theirs = cfg.on_exit
-
-    def on_exit(server: Any) -> None:
-        directory.remove()
-        theirs(server)
-
-    cfg.set("on_exit", on_exit)
+def _terminate(number: int, frame: FrameType | None) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _raw(listening: Any) -> SocketType:
