@@ -7,6 +7,7 @@ once that those have left.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ PATIENCE_S: Final = 60.0
 #: What clients are told when their server goes.
 RESTARTING: Final = 4200
 
+_BOOTING: Final = re.compile(r"Booting worker with pid: (\d+)")
+
 
 class Scene:
     """A reload under way. Its methods wait, while the load goes on."""
@@ -38,7 +41,6 @@ class Scene:
     def __init__(self, load: Load) -> None:
         self.load, self.server = load, load.server
         self.old = workers_of(self.server)
-        self.before = set(processes(self.server))
         self.share = len(load.listeners) // len(self.old)
         self.bare = sum(map(files, self.old)) // len(self.old) - self.share  # files of a worker without clients
 
@@ -70,13 +72,19 @@ class Scene:
         """About how many connections it has."""
         return files(pid) - self.bare
 
+    def booting(self) -> int:
+        """The first of those that have been started since, or nobody."""
+        started = map(int, _BOOTING.findall(self.server.log()))
+        return next((pid for pid in started if pid not in self.old), 0)
+
     def heir(self) -> int:
         """The first that is ready, before it is promoted."""
         self.said("heir ready")
         return int(self.server.log().partition("heir ready (pid:")[2].partition(")")[0])
 
-    def said(self, words: str) -> bool:
-        return self.load.until(lambda: words in self.server.log(), within=PATIENCE_S)
+    def said(self, *words: str) -> bool:
+        """Whether any of these come in the log."""
+        return self.load.until(lambda: any(each in self.server.log() for each in words), within=PATIENCE_S)
 
     def replaced(self) -> bool:
         """Wait until there are only new workers, as many as before."""
@@ -113,7 +121,7 @@ def state(pid: int) -> str:
 
 def _starting(scene: Scene) -> int:
     scene.hup()
-    kill(scene.wait(lambda: next(iter(set(processes(scene.server)) - scene.before), 0)))
+    kill(scene.wait(scene.booting))
     return 0
 
 
@@ -145,19 +153,25 @@ def _old(scene: Scene) -> int:
 
 
 def _shard(scene: Scene) -> int:
+    """While an heir has some, and others are under way."""
     scene.hup()
-    scene.said("handed ")
+    heir = scene.heir()
+    scene.held_back(heir, lambda held: held > SOME)
     for pid in shards_of(scene.server):
         kill(pid)
+    kill(heir, signal.SIGCONT)
     return 0
 
 
 def _master(scene: Scene) -> int:
+    """The same."""
     scene.hup()
-    scene.said("handed ")
+    heir = scene.heir()
+    scene.held_back(heir, lambda held: held > SOME)
     scene.load.publishing = scene.load.guests = False
     kill(scene.server.process.pid)
     scene.server.process.wait()
+    kill(heir, signal.SIGCONT)
     return len(scene.load.listeners)
 
 
@@ -182,7 +196,7 @@ def _done(scene: Scene) -> bool:
 
 def _unchanged(scene: Scene) -> bool:
     """Those serve on who did before."""
-    said = scene.said("rolled back") or scene.said("the reload is refused, nothing changes")
+    said = scene.said("rolled back", "the reload is refused, nothing changes")
     alone = scene.load.until(lambda: workers_of(scene.server) == scene.old, within=PATIENCE_S)
     return said and alone
 
