@@ -47,6 +47,7 @@ LOOK_S: Final = 0.02
 
 _ROOM: Final = socket.CMSG_SPACE(4 * DESCRIPTORS)
 _MORE, _LAST = b"+", b"."
+_TAKEN: Final = b"taken"
 
 Connection = TypeVar("Connection", PusherConnection, HttpConnection)
 
@@ -165,6 +166,8 @@ class Sender:
             for piece, files in _pieces(data, descriptors):
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
                 self._line.sendmsg([piece], rights)
+            if self._line.recv(len(_TAKEN)) != _TAKEN:
+                raise ConnectionAbortedError("it has ended")
             self._context.stats.handed_over[self._reason] += len(bags)
         finally:
             for descriptor in descriptors:
@@ -282,6 +285,7 @@ class Recipient:
             if not text:
                 return
             self._movers.brought(origin, Luggage(text, descriptors))
+            line.sendall(_TAKEN)  # only then come the next ones: if this worker died, they would be gone with it
             gevent.sleep(0)
 
     def _received(self, line: Any, descriptors: list[int]) -> bytes:

@@ -24,7 +24,6 @@ def test_only_those_notice_it_who_have_to(tmp_path: Path, fault: str) -> None:
         assert seen["as documented"]["cut off"] > 0
 
 
-@pytest.mark.xfail(strict=True, reason="the old worker does not wait until its heir has taken what is under way")
 def test_no_more_than_200_are_under_way_to_an_heir_that_dies(tmp_path: Path) -> None:
     seen = found(tmp_path, master="own", fault="heir-frozen", reloads=1, clients=1000)
     assert seen["wrong"] == {}, seen["examples"]
