@@ -12,17 +12,20 @@ import os
 import selectors
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
+
+from resonate.bus.asking import Line as Line
+from resonate.bus.asking import ask as ask
+from resonate.bus.asking import converse as converse
+from resonate.bus.asking import encoded
 
 LONGEST_REQUEST: Final = 4096  # bytes, the newline included
 MOST_CLIENTS: Final = 16  # others wait in the kernel's queue
 PATIENCE_S: Final = 5.0  # for all that a client does; not for what it waits for
 MOST_UNREAD: Final = 256 * 1024  # bytes of a report
-
-Line: TypeAlias = dict[str, Any]
 
 
 class Report:
@@ -40,7 +43,7 @@ class Report:
     def tell(self, line: Line) -> None:
         """Something has happened."""
         if not self.lost:
-            self._lines.append(_encoded(line))
+            self._lines.append(encoded(line))
             self._changed()
 
     def end(self, line: Line) -> None:
@@ -129,6 +132,26 @@ class Control:
             self._drop(client)
         self._path.unlink(missing_ok=True)
 
+    def part_with(self, report: Report) -> socket.socket | None:
+        """Give up the client that waits for it, once it has all that it was told: another program goes on."""
+        for client in [client for client in self._clients.values() if client.report is report]:
+            if client.output:
+                self._serve(client)
+            if client.report is report and not client.output:
+                client.report = None
+                sock = client.sock.dup()
+                self._drop(client)
+                return sock
+        return None
+
+    def adopt(self, sock: socket.socket, report: Report) -> None:
+        """A client that another program has parted with waits for that report."""
+        sock.setblocking(False)
+        client = _Client(sock, math.inf, asked=True, report=report)
+        self._clients[sock.fileno()] = client
+        self._selector.register(sock, selectors.EVENT_READ, lambda: self._serve(client))
+        report.attach(lambda: self._report(client))
+
     def close_in_child(self) -> None:
         """Close a child's copies; the selector is its parent's."""
         for sock in [self._listening, *(client.sock for client in self._clients.values())]:
@@ -186,7 +209,7 @@ class Control:
             client.report = answer
             answer.attach(lambda: self._report(client))
         else:
-            client.output = _encoded(answer)
+            client.output = encoded(answer)
 
     def _report(self, client: _Client) -> None:
         """There is more to tell."""
@@ -243,47 +266,6 @@ class Control:
             self._selector.unregister(self._listening)
         self._listening.close()
         self._listening = None
-
-
-def ask(path: Path, command: str, timeout_s: float) -> Line:
-    """One request from another process. Raises OSError when nobody answers in time, ValueError for no answer."""
-    for line in converse(path, {"command": command}, lambda: timeout_s):
-        return line
-    raise ValueError("there is no answer")
-
-
-def converse(path: Path, request: Mapping[str, Any], patience_s: Callable[[], float]) -> Iterator[Line]:
-    """One request, and all lines of the answer. `patience_s` says before each how long to wait for it.
-
-    Raises OSError when nothing comes in time, ValueError for what is no answer.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(max(patience_s(), 0.001))
-        sock.connect(str(path))
-        sock.sendall(_encoded(request))
-        received = b""
-        while True:
-            line, newline, rest = received.partition(b"\n")
-            if newline:
-                received = rest
-                yield _decoded(line)
-                continue
-            sock.settimeout(max(patience_s(), 0.001))
-            data = sock.recv(65536)
-            if not data:
-                return
-            received += data
-
-
-def _encoded(line: Mapping[str, Any]) -> bytes:
-    return json.dumps(line).encode() + b"\n"
-
-
-def _decoded(line: bytes) -> Line:
-    found = json.loads(line)
-    if not isinstance(found, dict):
-        raise ValueError("the answer is no object")
-    return found
 
 
 def _nothing() -> None:
