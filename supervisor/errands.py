@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 VARIABLE: Final = "RESONATE_ERRAND"
 
@@ -32,8 +32,8 @@ def send(letter: dict[str, Any], descriptors: Iterable[int], stderr: int | None 
     try:
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, *sys.orig_argv[1:]],
-            {**os.environ, VARIABLE: str(envelope), "PWD": _directory()},
+            _words(),
+            _environment(envelope),
             file_actions=[] if stderr is None else [(os.POSIX_SPAWN_DUP2, stderr, 2)],
             setsigdef=_DEFAULT_SIGNALS,
         )
@@ -41,6 +41,23 @@ def send(letter: dict[str, Any], descriptors: Iterable[int], stderr: int | None 
         os.close(envelope)
         for descriptor in passed[1:]:
             os.set_inheritable(descriptor, False)
+
+
+def become(letter: dict[str, Any], descriptors: Iterable[int]) -> NoReturn:
+    """The same in place of this program: its process goes on as that. Raises OSError."""
+    envelope = memory(json.dumps(letter).encode())
+    for descriptor in (envelope, *descriptors):
+        os.set_inheritable(descriptor, True)
+    os.execve(sys.executable, _words(), _environment(envelope))  # noqa: S606 - itself
+
+
+def _words() -> list[str]:
+    """The command line of this process, as the interpreter was given it."""
+    return [sys.executable, *sys.orig_argv[1:]]
+
+
+def _environment(envelope: int) -> dict[str, str]:
+    return {**os.environ, VARIABLE: str(envelope), "PWD": _directory()}
 
 
 def received() -> dict[str, Any] | None:

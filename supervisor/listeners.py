@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,7 +45,7 @@ class Listeners:
     def __init__(self, address: Address, shared: Collection[socket.socket] | None = None) -> None:
         self._address = address
         self._shared = None if shared is None else [Listening(sock) for sock in shared]
-        self._own: dict[int, Listening] = {}
+        self._own: dict[int, Listening] = {}  # below 0: see `_left`
         self._order: list[int] = []  # slots, as the kernel numbers their sockets
         self._steered: frozenset[int] = frozenset()
         self._program = False
@@ -71,6 +71,30 @@ class Listeners:
         """Whether they are systemd's, so that no setting says where they are."""
         return self._shared is not None and self._path is None
 
+    @classmethod
+    def inherited(cls, address: Address, descriptors: Sequence[int], *, foreign: bool, slots: int) -> Listeners:
+        """Those that `hand_down` has returned before this program took the place of another in its process.
+
+        `foreign` are those that systemd has made; otherwise they are on `address`. There are so many `slots` by now.
+        """
+        sockets = [_adopted(number) for number in descriptors]
+        if foreign:
+            return cls(address, sockets)
+        if address.family is socket.AF_UNIX:
+            listeners = cls(address, sockets)
+            listeners._path = _identity(address.name)
+            return listeners
+        listeners = cls(Address(address.family, sockets[0].getsockname()))
+        listeners._order = [index if index < slots else slots - index - 1 for index in range(len(sockets))]
+        listeners._own = {slot: Listening(sock) for slot, sock in zip(listeners._order, sockets, strict=True)}
+        listeners._program = True  # perhaps: it is the kernel that has it
+        return listeners
+
+    def hand_down(self) -> list[int]:
+        """Descriptors for `inherited`."""
+        held = self._shared if self._shared is not None else [self._own[slot] for slot in self._order]
+        return [listening.fileno() for listening in held]
+
     def sockets(self, slot: int) -> list[Listening]:
         """What the worker in `slot` accepts from; opened if it is the first time. Raises OSError."""
         if self._shared is not None:
@@ -79,7 +103,12 @@ class Listeners:
             self._own[slot] = self._tcp()
             self._order.append(slot)
             self._choose()
-        return [self._own[slot]]
+        return [self._own[slot], *(self._left if slot == 0 else ())]
+
+    @property
+    def _left(self) -> list[Listening]:
+        """Sockets of slots that are not there any more: who waits in their queues is accepted in slot 0."""
+        return [listening for slot, listening in self._own.items() if slot < 0]
 
     def names(self) -> list[str]:
         """Where we listen: `host:port`, `[host]:port` or `unix:/path`."""
@@ -104,8 +133,9 @@ class Listeners:
 
     def keep_only(self, slot: int) -> None:
         """In a child: close what belongs to others."""
-        for other, listening in self._own.items():
-            if other != slot:
+        kept = self.sockets(slot)
+        for listening in self._own.values():
+            if listening not in kept:
                 listening.close()
 
     def close(self) -> None:

@@ -20,10 +20,11 @@ from resonate.supervisor import status
 from resonate.supervisor.application import Application
 from resonate.supervisor.children import Workers, ending, obituary
 from resonate.supervisor.control import Control, Line, Report
-from resonate.supervisor.listeners import listen
+from resonate.supervisor.inheritance import NOTHING, Inheritance
 from resonate.supervisor.process import Process, Role, State
 from resonate.supervisor.readiness import Readiness
 from resonate.supervisor.reloading import Reloading, limits
+from resonate.supervisor.restarting import Restarting
 from resonate.supervisor.roster import Action, Bequeath, Kill, Release, Roster, Spawn, Steer
 from resonate.supervisor.signals import Signals
 
@@ -46,9 +47,10 @@ DIRECTORY_LOOK_S: Final = 1.0
 class Master:
     """Serves what `app` holds. `run` is all there is to call."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, inherited: Inheritance = NOTHING) -> None:
         os.environ["SERVER_SOFTWARE"] = SERVER_SOFTWARE
         self.app, self.settings, self.cfg = app, app.settings, app.cfg
+        self.inherited = inherited
         self.pid, self.started_at = os.getpid(), time.monotonic()
         self.log = app.cfg.logger_class(app.cfg)
         if app.debug:
@@ -73,6 +75,7 @@ class Master:
                 os.kill(pid, signal.SIGKILL)
             self._close()
             sys.exit(1)
+        self._restart()
         self._close()
         self.log.info("Shutting down: Master")
         sys.exit(0)
@@ -83,10 +86,11 @@ class Master:
         self.app.shared = share(self.settings, self.log)
         self.directory = self.app.shared.directory
         handlers = {"status": self._status, "reload": self._asked_to_reload, "stop": self._asked_to_stop}
+        handlers["restart"] = self._asked_to_restart
         self.control = Control(self.directory.control, handlers, self.selector, time.monotonic)
         try:
             self._open_control()
-            self.app.listeners = listen(self.settings.server.host, self.settings.server.port)
+            self.app.listeners = self.inherited.listen(self.settings.server)
         except ConfigurationError:
             self.control.close()
             self.directory.remove()
@@ -97,6 +101,9 @@ class Master:
         self.workers = Workers(apps, self.log, self.scoreboard, self._close_in_child)
         self.readiness = Readiness(self.settings, self.log, self.app.listeners.names(), self.started_at)
         self.reloading = Reloading(self.log, self.roster, self.workers, self.scoreboard, self.readiness)
+        self.restarting = Restarting(
+            self.log, self.roster, self.control, self.reloading, self.readiness, self.inherited
+        )
         self.readiness.greet()
         util._setproctitle(f"master [{self.cfg.proc_name}]")
 
@@ -106,6 +113,16 @@ class Master:
             self.control.open()
         except OSError as error:
             raise ConfigurationError("run_dir", f"no socket can be made there: {error}", value=str(path)) from None
+
+    def _restart(self) -> None:
+        """Go on as the next program, if everybody has gone for that and no signal says otherwise."""
+        if not self.restarting.due:
+            return
+        self.signals.hold()
+        for number in self.signals.taken():
+            self._handle(number)
+        if self.restarting.due:
+            self.restarting.execute(self.directory)
 
     def _close(self) -> None:
         self._close_listeners()
@@ -130,6 +147,7 @@ class Master:
             self._on_action[type(action)](self, action)
         self.readiness.look(self.roster, time.monotonic())
         self.reloading.look(time.monotonic())
+        self.restarting.look(time.monotonic())
         self._wait()
         for number in self.signals.taken():
             self._handle(number)
@@ -185,7 +203,7 @@ class Master:
                 return
             if pid == 0:
                 return
-            if not self.reloading.reaped(pid, how):
+            if not (self.reloading.reaped(pid, how) or self.restarting.reaped(pid, how)):
                 self._gone(pid, how)
 
     def _gone(self, pid: int, how: int) -> None:
@@ -257,7 +275,7 @@ class Master:
 
     def _stop(self, number: signal.Signals) -> None:
         """The second time, people at a terminal have lost patience; a process manager that asks twice has not."""
-        if not self.roster.stopping:
+        if not self.roster.stopping or self.restarting.cancel():
             self._begin_stop()
         elif number is not signal.SIGTERM:
             self.log.info("Quick shutdown requested")
@@ -320,9 +338,12 @@ class Master:
     def _asked_to_reload(self, request: Line) -> Line | Report:
         return self.reloading.asked(request)
 
+    def _asked_to_restart(self, request: Line) -> Line | Report:
+        return self.restarting.asked(request)
+
     def _asked_to_stop(self, request: Line) -> Line:
         """It is answered at once; who wants to know when it is over waits for this process to end."""
-        if not self.roster.stopping:
+        if not self.roster.stopping or self.restarting.cancel():
             self.log.info("asked to stop")
             self._begin_stop()
         return {"ok": True, "within_s": self.roster.serving.limits.graceful_timeout_s}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn
 
-from resonate.supervisor import children, errands, reading
+from resonate.supervisor import children, errands, reading, restarting
 from resonate.supervisor.application import Application
+from resonate.supervisor.inheritance import Inheritance
 from resonate.supervisor.master import Master
 
 from resonate.settings import Settings
@@ -17,6 +18,10 @@ def serve(load: Callable[[], Settings], application: Callable[[Settings], Applic
     letter = errands.received()
     if letter is None:
         Master(application(load())).run()
+    elif letter["errand"] == restarting.NAME:
+        Master(application(load()), Inheritance.of(letter)).run()
+    elif letter["errand"] == restarting.CHECK:
+        restarting.check(letter, load, application)
     elif letter["errand"] == reading.NAME:
         reading.answer(letter, load, application)
     else:

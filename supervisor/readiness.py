@@ -48,10 +48,18 @@ class Readiness:
 
     def reloading(self) -> None:
         """A reload begins. The time is for systemd: what it has heard of us before is from before."""
+        self._begins("reloading")
+
+    def restarting(self) -> None:
+        """The same; the next program says that it is ready."""
+        self._begins("restarting")
+        self._said = True
+
+    def _begins(self, status: str) -> None:
         if not self._said:  # it is told that we are ready, first
             return
         now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        systemd.sd_notify(f"RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS=reloading", self._log)
+        systemd.sd_notify(f"RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS={status}", self._log)
 
     def reloaded(self, status: str, settings: Settings) -> None:
         """It has come to its end, whatever it was; these settings hold. systemd wants to know no more than that."""

@@ -15,14 +15,19 @@ HELD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, sig
 
 
 class Signals:
-    """What has come and was not taken yet. Takes the process's handlers of `numbers` and its wake-up descriptor."""
+    """What has come and was not taken yet. Takes the process's handlers of `numbers` and its wake-up descriptor.
+
+    What a program before this one has left to the kernel (`hold`) comes first.
+    """
 
     def __init__(self, numbers: Iterable[signal.Signals]) -> None:
         self._arrived: deque[signal.Signals] = deque()
         self._wakeup, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
-        for number in numbers:
+        self._numbers = tuple(numbers)
+        for number in self._numbers:
             signal.signal(number, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._arrived.append(signal.Signals(number))
@@ -40,6 +45,10 @@ class Signals:
             pass
         while self._arrived:
             yield self._arrived.popleft()
+
+    def hold(self) -> None:
+        """From now on the kernel keeps what comes, for the next program in this process."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
 
     def close_in_child(self) -> None:
         """A child has handlers of its own; a byte of it in this pipe would wake its parent."""

@@ -70,6 +70,29 @@ class RunDirectory:
 
         Raises ConfigurationError.
         """
+        path = cls._new_path(parent)
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            for old in cls._below(path.parent):
+                if not alive(old.master):
+                    old.remove()
+            path.mkdir(mode=0o700)
+        except OSError as error:
+            raise _unusable(path.parent, error) from None
+        return cls(path)
+
+    @classmethod
+    def check(cls, parent: str | None) -> None:
+        """Whether `create` would succeed. Raises ConfigurationError."""
+        above = cls._new_path(parent).parent
+        try:
+            above.mkdir(mode=0o700, exist_ok=True)
+            os.rmdir(tempfile.mkdtemp(dir=above))
+        except OSError as error:
+            raise _unusable(above, error) from None
+
+    @classmethod
+    def _new_path(cls, parent: str | None) -> Path:
         try:
             above = Path(parent or tempfile.gettempdir()).absolute()
             name = f"{_PREFIX}-{os.geteuid()}-{identity(os.getpid())}-{secrets.token_hex(4)}"
@@ -78,15 +101,7 @@ class RunDirectory:
         if len(os.fsencode(above / name)) > LONGEST_PATH:
             most = LONGEST_PATH - len(name) - 1
             raise ConfigurationError("run_dir", f"must have {most} bytes or less: sockets lie in it", value=str(above))
-        try:
-            above.mkdir(mode=0o700, exist_ok=True)
-            for old in cls._below(above):
-                if not alive(old.master):
-                    old.remove()
-            (above / name).mkdir(mode=0o700)
-        except OSError as error:
-            raise ConfigurationError("run_dir", f"cannot be used: {error.strerror}", value=str(above)) from None
-        return cls(above / name)
+        return above / name
 
     @classmethod
     def masters(cls, parent: str | None) -> list[RunDirectory]:
@@ -168,3 +183,7 @@ class RunDirectory:
             return [entry.name for entry in os.scandir(self.path) if entry.name.startswith(prefix)]
         except OSError:
             return []
+
+
+def _unusable(above: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError("run_dir", f"cannot be used: {error.strerror}", value=str(above))

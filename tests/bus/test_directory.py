@@ -157,8 +157,15 @@ def test_the_longest_path_that_is_taken_has_room_for_every_name(place: Place) ->
 
 @pytest.mark.parametrize("parent", ["/proc/nobody/writes/here", "/proc", "/dev/null"])
 def test_a_parent_that_cannot_be_used(parent: str) -> None:
-    with pytest.raises(ConfigurationError, match="run_dir"):
-        RunDirectory.create(parent)
+    for tried in (RunDirectory.create, RunDirectory.check):
+        with pytest.raises(ConfigurationError, match="run_dir"):
+            tried(parent)
+
+
+def test_a_check_leaves_nothing(place: Place) -> None:
+    parent = place.above / "new"
+    RunDirectory.check(str(parent))
+    assert list(parent.iterdir()) == []
 
 
 def test_masters_of_a_parent_that_is_not_there() -> None:

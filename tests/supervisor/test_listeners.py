@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections import Counter
@@ -254,3 +255,41 @@ def test_sockets_of_systemd_are_shared_and_stay(tmp_path: Path) -> None:
         assert given.names() == [f"unix:{path}"]
         given.close()
     assert path.exists()
+
+
+# --- for the next program --------------------------------------------------------------------------------------------
+
+
+def handed_down(listeners: Listeners, slots: int) -> Listeners:
+    """As the next program has them, with copies in place of the descriptors themselves."""
+    descriptors = [os.dup(number) for number in listeners.hand_down()]
+    host, port = place(listeners)
+    return Listeners.inherited(Address(socket.AF_INET, (host, port)), descriptors, foreign=False, slots=slots)
+
+
+def test_who_waits_in_the_queue_of_a_slot_that_has_gone_is_accepted_in_the_first(listeners: Listeners) -> None:
+    for slot in range(4):
+        listeners.sockets(slot)
+    clients = [socket.create_connection(place(listeners)) for _ in range(40)]
+    fewer = handed_down(listeners, 2)
+    assert [len(fewer.sockets(slot)) for slot in range(2)] == [3, 1]
+    assert sum(accepted(it.sock) for slot in range(2) for it in fewer.sockets(slot)) == 40
+    fewer.steer({0, 1})
+    for client in clients:
+        client.close()
+    assert sum(distribution(fewer, [0, 1]).values()) == 200  # none goes to the others any more
+    fewer.keep_only(0)
+    assert [it.fileno() >= 0 for it in fewer.sockets(0)] == [True] * 3
+    fewer.close()
+
+
+def test_the_next_program_may_have_more_slots(listeners: Listeners) -> None:
+    listeners.steer({0})
+    more = handed_down(listeners, 3)
+    for slot in range(3):
+        more.sockets(slot)
+    more.steer({0, 1, 2})
+    assert place(more) == place(listeners)
+    listeners.sockets(0)[0].close()
+    assert all(distribution(more, [0, 1, 2]).values())
+    more.close()
