@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from resonate.errors import ConfigurationError
 
@@ -131,6 +132,16 @@ class Server:
     max_request_size: int = 10_000
     auth_timestamp_grace: int = 600
     drain_timeout: int = 30
+    redis_url: str | None = field(default=None, repr=False)
+    redis_host: str = "127.0.0.1"
+    redis_port: int = 6379
+    redis_username: str | None = None
+    redis_password: str | None = field(default=None, repr=False)
+    restart_store: str | None = None
+    restart_database: int = 1
+    restart_app_name: str = "laravel"
+    restart_redis_prefix: str | None = None
+    restart_cache_prefix: str | None = None
     workers: int = 1
     bus_shards: int = 1
     worker_timeout: int = 30
@@ -169,10 +180,31 @@ class Server:
             max_subscriptions_per_connection=self.max_subscriptions_per_connection,
             cache_ttl=self.cache_ttl,
         )
+        _at_least(0, restart_database=self.restart_database)
+        if self.watches_restarts:
+            self._check_redis()
         _at_least(4096, max_send_buffer=self.max_send_buffer)
         for key, most in (("workers", MAX_WORKERS), ("bus_shards", MAX_SHARDS)):
             if getattr(self, key) > most:
                 raise ConfigurationError(key, f"must be {most} or less", value=getattr(self, key))
+
+    @property
+    def watches_restarts(self) -> bool:
+        """Whether Laravel's cache is in a Redis, where `php artisan reverb:restart` leaves its word."""
+        return self.restart_store == "redis"
+
+    def _check_redis(self) -> None:
+        """Only where it is used: these variables are often there for others."""
+        if not 0 < self.redis_port <= 65535:
+            raise ConfigurationError("redis_port", "must be from 1 to 65535", value=self.redis_port)
+        if self.redis_url is None:
+            return
+        if not re.match(r"(redis|rediss|tcp|tls|unix)://.", self.redis_url):
+            raise ConfigurationError("redis_url", "must begin with redis://, rediss://, tcp://, tls:// or unix://")
+        try:
+            _ = urlsplit(self.redis_url).port
+        except ValueError:
+            raise ConfigurationError("redis_url", "must be a URL; escape what is special in a password") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,4 +136,4 @@ def _make(kind: type[Made], given: Mapping[str | None, Value], **fields: Any) ->
 
 
 def _shown(name: str, raw: Any) -> Any:
-    return "[hidden]" if name.rpartition(".")[2] in _SECRETS else raw
+    return "[hidden]" if name.endswith(_SECRETS) else raw

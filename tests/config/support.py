@@ -12,6 +12,7 @@ import pytest
 from resonate import config
 from resonate.errors import ConfigurationError
 from resonate.settings import Settings
+from tests.support.server import OURS
 
 APP = 'apps = [{app_id = "app1", key = "key1", secret = "hunter2"}]'
 
@@ -23,7 +24,7 @@ class Directory:
         self.path = path
         self._monkeypatch = monkeypatch
         for name in os.environ:
-            if name.startswith(("REVERB_", "RESONATE_", "REDIS_")):
+            if name.startswith(OURS):
                 monkeypatch.delenv(name)
 
     def toml(self, server: str = "", apps: str = APP, name: str = "resonate.toml") -> Directory:

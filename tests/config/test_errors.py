@@ -165,6 +165,8 @@ def test_two_apps_with_the_same_name(directory: Directory, same: str, shown: str
         'scaling.server.url = ["redis://:hunter2@host"]',
         'scaling.server.password = ["hunter2"]',
         'scaling.server.password = {value = "hunter2"}',
+        'restart.store = "redis"\nscaling.server.url = "http://:hunter2@host"',
+        'restart.store = "redis"\nscaling.server.url = "redis://:hunter2/@host"',
         'options.tls = "hunter2"',
         'options.tls.passphrase = ["hunter2"]',
         'options.tls.pasphrase = "hunter2"',

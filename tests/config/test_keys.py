@@ -33,6 +33,11 @@ DOCUMENTED_SERVER: dict[str, str | None] = {
     "scaling.server.password": "REDIS_PASSWORD",
     "scaling.server.database": "REDIS_DB",
     "scaling.server.timeout": "REDIS_TIMEOUT",
+    "restart.store": "CACHE_STORE",
+    "restart.database": "REDIS_CACHE_DB",
+    "restart.app_name": "APP_NAME",
+    "restart.redis_prefix": "REDIS_PREFIX",
+    "restart.cache_prefix": "CACHE_PREFIX",
     "pulse_ingest_interval": "REVERB_PULSE_INGEST_INTERVAL",
     "telescope_ingest_interval": "REVERB_TELESCOPE_INGEST_INTERVAL",
     "plugins": None,
@@ -109,13 +114,19 @@ SERVER_VALUES = [
     ("drain_timeout", "5", "5", {"drain_timeout": 5}),
     ("scaling.enabled", "false", "false", {}),
     ("scaling.channel", '"reverb"', "reverb", {}),
-    ("scaling.server.url", '"redis://h"', "redis://h", {}),
-    ("scaling.server.host", '"h"', "h", {}),
-    ("scaling.server.port", "6379", "6379", {}),
-    ("scaling.server.username", '"u"', "u", {}),
-    ("scaling.server.password", '"p"', "p", {}),
+    ("scaling.server.url", '"redis://h"', "redis://h", {"redis_url": "redis://h"}),
+    ("scaling.server.host", '"h"', "h", {"redis_host": "h"}),
+    ("scaling.server.port", "6380", "6380", {"redis_port": 6380}),
+    ("scaling.server.username", '"u"', "u", {"redis_username": "u"}),
+    ("scaling.server.password", '"p"', "p", {"redis_password": "p"}),
     ("scaling.server.database", "0", "0", {}),
     ("scaling.server.timeout", "60", "60", {}),
+    ("restart.store", '"redis"', "redis", {"restart_store": "redis"}),
+    ("restart.store", '"database"', "database", {"restart_store": "database"}),
+    ("restart.database", "3", "3", {"restart_database": 3}),
+    ("restart.app_name", '"Shop"', "Shop", {"restart_app_name": "Shop"}),
+    ("restart.redis_prefix", '"r_"', "r_", {"restart_redis_prefix": "r_"}),
+    ("restart.cache_prefix", '"c_"', "c_", {"restart_cache_prefix": "c_"}),
     ("pulse_ingest_interval", "15", "15", {}),
     ("telescope_ingest_interval", "15", "15", {}),
     ("plugins", "[]", None, {}),
@@ -201,6 +212,12 @@ def test_tls(directory: Directory) -> None:
 def test_command_line(directory: Directory, option: str, value: str, changed: dict[str, Any]) -> None:
     assert directory.toml().load({option: value}).server == replace(Server(), **changed)
     assert directory.load({option: None}).server == Server()
+
+
+def test_the_restart_key_is_watched_where_the_cache_is_in_redis(directory: Directory) -> None:
+    assert not directory.toml().load().server.watches_restarts
+    assert not directory.dotenv("CACHE_STORE=database\nREDIS_URL=http://x\n").load().server.watches_restarts
+    assert directory.dotenv("CACHE_STORE=redis\nREDIS_PASSWORD=null\n").load().server.watches_restarts
 
 
 @pytest.mark.parametrize("word", ["true", "(true)", "1", "on", "yes", "TRUE"])

@@ -15,6 +15,8 @@ from tests.support.eventually import eventually
 
 ONE_APP: dict[str, object] = {"app_id": "app1", "key": "key1", "secret": "secret1"}
 BIN = Path(sys.executable).parent
+#: How variables begin that would configure a server.
+OURS = ("REVERB_", "RESONATE_", "REDIS_", "CACHE_", "APP_NAME")
 
 
 def free_port() -> int:
@@ -50,9 +52,7 @@ SHARDS = os.environ.get("TEST_SHARDS", "1")
 
 def _environment() -> dict[str, str]:
     """This process's, without what would configure the server."""
-    clean = {
-        name: value for name, value in os.environ.items() if not name.startswith(("REVERB_", "RESONATE_", "REDIS_"))
-    }
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     root = str(Path(__file__).parents[2])
     numbers = {"RESONATE_WORKERS": WORKERS, "RESONATE_BUS_SHARDS": SHARDS}
     return {"PYTHONPATH": root, **clean, **numbers, "PYTHONUNBUFFERED": "1"}
