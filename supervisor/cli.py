@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from resonate.supervisor import reload_command, status
+from resonate.supervisor import reload_command, restart_command, status
 from resonate.supervisor.application import Application
 from resonate.supervisor.program import serve
 
@@ -16,7 +16,7 @@ from resonate import __version__, config
 from resonate.bus.directory import RunDirectory
 from resonate.errors import ConfigurationError
 from resonate.server import tls
-from resonate.settings import Settings
+from resonate.settings import Server, Settings
 
 #: What may be asked for in seconds.
 LONGEST_WAIT_S: Final = 86_400.0
@@ -61,6 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     renewed.add_argument("--run-dir", metavar="DIR", help="where its run directory is (default: as configured)")
     renewed.set_defaults(run=_reload)
+    again = commands.add_parser("restart", help="end everything and start anew: every client is disconnected")
+    again.add_argument("--timeout", metavar="S", type=_seconds, help="how long to wait (default: what it may take)")
+    again.add_argument("--run-dir", metavar="DIR", help="where its run directory is (default: as configured)")
+    again.set_defaults(run=_restart)
     shown = commands.add_parser("status", help="show the processes of the servers that run here")
     shown.add_argument("--run-dir", metavar="DIR", help="where their run directories are (default: as configured)")
     shown.add_argument("--json", action="store_true", help="print one JSON object")
@@ -101,6 +105,17 @@ def _reload(options: argparse.Namespace) -> None:
     print(summary)
 
 
+def _restart(options: argparse.Namespace) -> None:
+    try:
+        directory = reload_command.master(options.run_dir or _configured_run_dir())
+        progress = status.say if sys.stderr.isatty() else _say_nothing
+        summary = restart_command.restart(directory, _configured_server(), options.timeout, progress)
+    except reload_command.Failure as error:
+        status.say(str(error))
+        sys.exit(1)
+    print(summary)
+
+
 def _say_nothing(text: str) -> None:
     """Nobody looks on."""
 
@@ -117,7 +132,12 @@ def _status(options: argparse.Namespace) -> None:
 
 def _configured_run_dir() -> str | None:
     """Without a configuration that can be used the default place is as good as any."""
+    server = _configured_server()
+    return None if server is None else server.run_dir
+
+
+def _configured_server() -> Server | None:
     try:
-        return config.load().server.run_dir
+        return config.load().server
     except ConfigurationError:
         return None

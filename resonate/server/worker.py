@@ -19,6 +19,7 @@ from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from resonate import config
+from resonate.bus.asking import ask
 from resonate.bus.starter import ShardStarter
 from resonate.errors import ConfigurationError
 from resonate.server import logs, tls
@@ -27,6 +28,7 @@ from resonate.server.context import Context
 from resonate.server.hosted_websocket import WEBSOCKET_DONE, WebSocketRoutes
 from resonate.server.hosting import Hosting
 from resonate.server.page import CONSOLE, StartPage
+from resonate.server.restart_watch import watch_restarts
 from resonate.server.retirement import Heirs, NamedHeir, NoHeirs, Retirement, YoungerSiblings
 from resonate.server.scoreboard import Scoreboard
 from resonate.server.service import Service, Shared, Slot, share
@@ -44,6 +46,8 @@ GC_THRESHOLD: Final = 50_000
 CRASH_PAUSE_S: Final = 1
 #: Seconds between two signs of life of a worker that pauses.
 PAUSE_LOOK_S: Final = 0.1
+#: How long the master may take to answer, in seconds.
+MASTER_S: Final = 5.0
 #: Connections told to go in one turn of a shutdown.
 DRAIN_BATCH: Final = 100
 
@@ -129,6 +133,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         service = self._service()
         self.wsgi = self._hosted(service.context)
         service.open(map(_raw, self.sockets), self._tls(service.context.settings))
+        log = self.log.error_log
+        watch_restarts(self._settings.server, self.shared().directory, self.restart, lambda: self.alive, log)
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
@@ -157,6 +163,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if self.scoreboard is None:
             return NoHeirs()
         return NamedHeir(self.scoreboard, self.row)
+
+    def restart(self) -> None:
+        """Ask the master to restart the server; it does so once, whoever asks. Raises OSError or ValueError."""
+        ask(self.shared().directory.control, "restart", MASTER_S)
 
     def _service(self) -> Service:
         """What runs here. Where it cannot be made, the master, which tries again at once, is slowed down."""
@@ -316,6 +326,11 @@ class GunicornWorker(Worker):
     def heirs(self) -> Heirs:
         """Those whom the same master has started later."""
         return YoungerSiblings(self.ppid, self.cfg.workers, lambda: self._master.stopping)
+
+    def restart(self) -> None:
+        """gunicorn's master has no restart; a reload does the same for this package and its configuration."""
+        if os.getppid() == self.ppid:
+            os.kill(self.ppid, signal.SIGHUP)
 
     def starter(self) -> ShardStarter | None:
         """gunicorn's master knows of no shards: the workers start them."""

@@ -24,13 +24,12 @@ from resonate.config.schema import APP, OTHER_VARIABLES, SERVER, Key
 from resonate.settings import App, AppOptions, RateLimiting, Server, Tls
 from tests.docs.pages import ROOT, Block, anchors, blocks, links, pages, prose, table
 from tests.support.client import TEXT, Client
-from tests.support.server import BIN
+from tests.support.server import BIN, OURS
 from tests.support.server import Server as Running
 
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 CREDENTIALS = {"REVERB_APP_ID": "1001", "REVERB_APP_KEY": "app-key", "REVERB_APP_SECRET": "app-secret"}
 DOCUMENTED_APP = {"app_id": "1001", "key": "app-key", "secret": "app-secret"}
-OURS = ("REVERB_", "RESONATE_", "REDIS_")
 #: Folders with settings of their own: example sites and the tests of real clients.
 ELSEWHERE = (ROOT / "docs" / "examples", ROOT / "tests")
 
@@ -193,7 +192,7 @@ def options_of_resonate(command: str) -> set[str]:
 
 
 def test_commands_use_options_that_exist() -> None:
-    known, seen = {name: options_of_resonate(name) for name in ("start", "status", "reload")}, 0
+    known, seen = {name: options_of_resonate(name) for name in ("start", "status", "reload", "restart")}, 0
     gunicorn = Config().parser()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for block in blocks("sh"):

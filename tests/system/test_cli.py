@@ -18,7 +18,7 @@ from resonate import __version__
 from tests.support.client import Client
 from tests.support.eventually import eventually
 from tests.support.rest import Rest
-from tests.support.server import BIN, ONE_APP, Server, configuration, free_port
+from tests.support.server import BIN, ONE_APP, OURS, Server, configuration, free_port
 
 Start = Callable[..., Server]
 SECRETS = ("secret1", "hunter2")
@@ -26,7 +26,7 @@ SECRETS = ("secret1", "hunter2")
 
 def run(directory: Path, *words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """A `resonate` command that is expected to end by itself."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("REVERB_", "RESONATE_", "REDIS_"))}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
     root = str(Path(__file__).parents[2])
     return subprocess.run(
         [str(BIN / "resonate"), *words],
