@@ -286,6 +286,8 @@ class HttpConnection:
         rest = self._reader.rest()
         if rest and not transport.closed:
             connection.received(rest)
+        if context.health.stopping and not transport.closed:  # the others have been told already
+            connection.drain()
 
     def _turn_away(self, fault: Fault) -> None:
         stats = self._context.stats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -40,6 +41,25 @@ def test_half_a_request_does_not_hold_up_the_stop(start: Callable[..., Server]) 
         assert server.stop() == 0
         assert time.monotonic() - began < 15
         assert client.closed() == 4200
+
+
+def test_a_handshake_that_comes_during_a_stop_is_sent_away_at_once(start: Callable[..., Server]) -> None:
+    """It may come back: a restart has somebody there by then."""
+    server = start(server={"drain_timeout": 30})
+    with connection(server) as late, Client(server.host, server.port).established() as client:
+        head = b"GET /app/key1?protocol=7 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        late.sendall(head)
+        client.barrier()
+        server.process.send_signal(signal.SIGTERM)
+        assert client.closed() == 4200
+        late.sendall(b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+        data = b""
+        while got := late.recv(4096):
+            data += got
+        assert (4200).to_bytes(2, "big") + b"Server is restarting" in data
+        client.close()
+        late.close()
+        assert server.process.wait(15) == 0
 
 
 def test_a_body_that_the_site_does_not_read_does_not_end_the_connection(
