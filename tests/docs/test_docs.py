@@ -397,7 +397,7 @@ def test_nginx_takes_the_configuration(tmp_path: Path) -> None:
 
 
 def test_image_is_built_from_the_checkout_and_does_not_run_as_root() -> None:
-    lines = (ROOT / "ops" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    lines = (ROOT / "ops" / "docker" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     steps = [line.split(" ", 1) for line in lines if line and line[0] != "#"]
     assert [value.split()[0] for step, value in steps if step == "FROM"] == ["python:3.11-slim"] * 2
     sources = [value.split()[:-1] for step, value in steps if step == "COPY" and "--from" not in value]
