@@ -178,9 +178,9 @@ def test_systemd_reloads_and_is_told_when_it_has_not_worked(directory: Path) -> 
             (at,) = [int(told["MONOTONIC_USEC"]) for told in systemd.told() if "RELOADING" in told]
             assert began <= at / 1e6 <= time.monotonic()
 
-            rolled_back = systemd.reload("--health-timeout", "0.01")
-            assert rolled_back.returncode == 1
-            assert "rolled" in server.log()
+            late = systemd.reload("--health-timeout", "0.01")  # nothing is ready by then
+            assert late.returncode == 1
+            assert "not reloaded" in late.stderr
             (directory / "resonate.toml").write_text("[servers.reverb\n")
             refused = systemd.reload()
             assert refused.returncode == 1
@@ -330,15 +330,9 @@ def test_the_master_is_process_1_of_a_container(directory: Path) -> None:
         eventually(lambda: len(workers(directory)) == 2)
         with Client(server.host, server.port).established() as client:
             old = workers(directory)
-            done = inside(["resonate", "reload"])
-            assert done.returncode == 0, done.stderr
-            assert replaced(directory, old)
-            assert is_there(client, "private-1")
-
-            old = workers(directory)
             os.kill(master, signal.SIGHUP)  # `docker kill -s HUP`
-            eventually(lambda: replaced(directory, old))
-            assert is_there(client, "private-2")
+            eventually(lambda: replaced(directory, old), within=60)
+            assert is_there(client, "private-1")
 
             orphan = inside(["sh", "-c", "sleep 0.1 & echo $!"]).stdout.strip()
             eventually(lambda: inside(["test", "!", "-e", f"/proc/{orphan}"]).returncode == 0)
@@ -488,7 +482,7 @@ def test_supervisord_reloads_and_stops(directory: Path) -> None:
             (words,) = re.findall(r"^;   supervisorctl (signal .*?)  ", text, re.MULTILINE)
             done = control(*words.split())
             assert done.returncode == 0, done.stdout + done.stderr
-            eventually(lambda: replaced(directory, old))
+            eventually(lambda: replaced(directory, old), within=60)
             assert is_there(client, "private-1")
             stopped = control("stop", "resonate")
             assert "stopped" in stopped.stdout
