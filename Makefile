@@ -25,8 +25,7 @@ run: $(VENV)/.installed
 	@$(BIN)/python -m resonate.supervisor.demo
 
 test: $(VENV)/.tested test-deps
-	TEST_WORKERS=4 TEST_SHARDS=2 $(BIN)/python -m pytest --quiet $(SUITES) $(PYTEST_FLAGS)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python tests/run.py $(PYTEST_FLAGS)
 
 matrix: $(VENV)/.tested test-deps
 	for workers in 1 2 4; do for shards in 1 2; do \

@@ -1,0 +1,94 @@
+"""Runs all tests: `make test`. Two parts at a time, for most of them wait rather than compute.
+
+    python tests/run.py [options of pytest]
+
+What a part says is printed when it has ended. Exit status 1 if any has failed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Final, NamedTuple
+
+ROOT: Final = Path(__file__).parents[1]
+#: Parts that run at the same time.
+TOGETHER: Final = 2
+#: What must not depend on the number of workers.
+SUITES: Final = (
+    "tests/clients",
+    *(
+        f"tests/system/test_{name}.py"
+        for name in (
+            *("smoke", "http", "limits", "tls", "transcripts", "rfc6455", "stopping", "hosted_websocket"),
+        )
+    ),
+)
+
+
+class Part(NamedTuple):
+    """`words` are pytest's arguments, `env` is what differs in the environment."""
+
+    title: str
+    words: Sequence[str]
+    env: dict[str, str]
+
+
+SYSTEM: Final = ("tests/system", "tests/clients", "tests/browser")
+#: The longest first.
+PARTS: Final = (
+    Part("whole servers", ["tests/system"], {}),
+    Part("cores and processes", ["tests", *(f"--ignore={folder}" for folder in SYSTEM)], {}),
+    Part("clients and browsers", ["tests/clients", "tests/browser"], {}),
+    Part("suites, 4 workers and 2 shards", SUITES, {"TEST_WORKERS": "4", "TEST_SHARDS": "2"}),
+)
+
+
+class Running:
+    """A part that has been started."""
+
+    def __init__(self, part: Part, options: Sequence[str]) -> None:
+        self.part, self.began = part, time.monotonic()
+        self.output: IO[bytes] = tempfile.TemporaryFile()
+        words = [sys.executable, "-m", "pytest", "--quiet", *options, *part.words]
+        self.process = subprocess.Popen(
+            words, cwd=ROOT, env={**os.environ, **part.env}, stdout=self.output, stderr=subprocess.STDOUT
+        )
+
+    def ended(self) -> bool:
+        """Whether it has; then what it has said is printed."""
+        if self.process.poll() is None:
+            return False
+        self.output.seek(0)
+        seconds = time.monotonic() - self.began
+        print(f"--- {self.part.title}: {'failed' if self.process.returncode else 'passed'}, {seconds:.0f} s", flush=True)
+        sys.stdout.buffer.write(self.output.read())
+        sys.stdout.flush()
+        self.output.close()
+        return True
+
+
+def main() -> int:
+    waiting, running, failed = list(PARTS), list[Running](), list[str]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < TOGETHER:
+                running.append(Running(waiting.pop(0), sys.argv[1:]))
+            for each in [each for each in running if each.ended()]:
+                running.remove(each)
+                failed += [each.part.title] if each.process.returncode else []
+            time.sleep(0.2)
+    finally:
+        for each in running:
+            each.process.terminate()
+    print(f"failed: {', '.join(failed)}" if failed else "all passed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
