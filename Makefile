@@ -15,10 +15,6 @@ BIN    := $(VENV)/bin
 # Packages of the index are addressed by name only; `make PIP_FLAGS=...` adds options such as a mirror.
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 
-# What must not depend on the number of workers.
-SUITES := tests/clients $(addprefix tests/system/test_,smoke.py http.py limits.py tls.py transcripts.py rfc6455.py \
-          stopping.py hosted_websocket.py)
-
 .PHONY: run test matrix reload balance storm model check bench soak test-deps clean
 
 run: $(VENV)/.installed
@@ -28,10 +24,7 @@ test: $(VENV)/.tested test-deps
 	$(BIN)/python tests/run.py $(PYTEST_FLAGS)
 
 matrix: $(VENV)/.tested test-deps
-	for workers in 1 2 4; do for shards in 1 2; do \
-	    echo "$$workers workers, $$shards shards"; \
-	    TEST_WORKERS=$$workers TEST_SHARDS=$$shards $(BIN)/python -m pytest --quiet $(SUITES) $(PYTEST_FLAGS) || exit 1; \
-	done; done
+	$(BIN)/python tests/run.py --matrix $(PYTEST_FLAGS)
 
 reload: $(VENV)/.tested
 	$(BIN)/python tests/bench/reload.py $(RELOAD_FLAGS)

@@ -1,6 +1,7 @@
 """Runs all tests: `make test`. Two parts at a time, for most of them wait rather than compute.
 
     python tests/run.py [options of pytest]
+    python tests/run.py --matrix [options of pytest]     the suites that hold for any number of workers and shards
 
 What a part says is printed when it has ended. Exit status 1 if any has failed.
 """
@@ -22,12 +23,14 @@ TOGETHER: Final = 2
 #: What must not depend on the number of workers.
 SUITES: Final = (
     "tests/clients",
-    *(
-        f"tests/system/test_{name}.py"
-        for name in (
-            *("smoke", "http", "limits", "tls", "transcripts", "rfc6455", "stopping", "hosted_websocket"),
-        )
-    ),
+    "tests/system/test_smoke.py",
+    "tests/system/test_http.py",
+    "tests/system/test_limits.py",
+    "tests/system/test_tls.py",
+    "tests/system/test_transcripts.py",
+    "tests/system/test_rfc6455.py",
+    "tests/system/test_stopping.py",
+    "tests/system/test_hosted_websocket.py",
 )
 
 
@@ -39,14 +42,21 @@ class Part(NamedTuple):
     env: dict[str, str]
 
 
+def suites(workers: int, shards: int) -> Part:
+    """Them with so many."""
+    env = {"TEST_WORKERS": str(workers), "TEST_SHARDS": str(shards)}
+    return Part(f"suites, workers: {workers}, shards: {shards}", SUITES, env)
+
+
 SYSTEM: Final = ("tests/system", "tests/clients", "tests/browser")
 #: The longest first.
 PARTS: Final = (
     Part("whole servers", ["tests/system"], {}),
     Part("cores and processes", ["tests", *(f"--ignore={folder}" for folder in SYSTEM)], {}),
     Part("clients and browsers", ["tests/clients", "tests/browser"], {}),
-    Part("suites, 4 workers and 2 shards", SUITES, {"TEST_WORKERS": "4", "TEST_SHARDS": "2"}),
+    suites(4, 2),
 )
+MATRIX: Final = tuple(suites(workers, shards) for workers in (1, 2, 4) for shards in (1, 2))
 
 
 class Running:
@@ -54,7 +64,7 @@ class Running:
 
     def __init__(self, part: Part, options: Sequence[str]) -> None:
         self.part, self.began = part, time.monotonic()
-        self.output: IO[bytes] = tempfile.TemporaryFile()
+        self.output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the part has ended
         words = [sys.executable, "-m", "pytest", "--quiet", *options, *part.words]
         self.process = subprocess.Popen(
             words, cwd=ROOT, env={**os.environ, **part.env}, stdout=self.output, stderr=subprocess.STDOUT
@@ -65,8 +75,8 @@ class Running:
         if self.process.poll() is None:
             return False
         self.output.seek(0)
-        seconds = time.monotonic() - self.began
-        print(f"--- {self.part.title}: {'failed' if self.process.returncode else 'passed'}, {seconds:.0f} s", flush=True)
+        outcome, seconds = "failed" if self.process.returncode else "passed", time.monotonic() - self.began
+        print(f"--- {self.part.title}: {outcome}, {seconds:.0f} s", flush=True)
         sys.stdout.buffer.write(self.output.read())
         sys.stdout.flush()
         self.output.close()
@@ -74,11 +84,14 @@ class Running:
 
 
 def main() -> int:
-    waiting, running, failed = list(PARTS), list[Running](), list[str]()
+    options = sys.argv[1:]
+    matrix = "--matrix" in options
+    options = [option for option in options if option != "--matrix"]
+    waiting, running, failed = list(MATRIX if matrix else PARTS), list[Running](), list[str]()
     try:
         while waiting or running:
             while waiting and len(running) < TOGETHER:
-                running.append(Running(waiting.pop(0), sys.argv[1:]))
+                running.append(Running(waiting.pop(0), options))
             for each in [each for each in running if each.ended()]:
                 running.remove(each)
                 failed += [each.part.title] if each.process.returncode else []
