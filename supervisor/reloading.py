@@ -221,7 +221,7 @@ class Reloading:
             self._follow_old_workers(seen)
         if reload.over:
             self._running = None
-            shards = self.app.settings.server.bus_shards
+            shards = self._shards_due()
             if reload.phase is Phase.DONE and shards != self._roster.shards:
                 again = Resharding(self._roster, self._workers, self._scoreboard, self._log, shards, now)
                 self._resharding = seen, again
@@ -229,6 +229,11 @@ class Reloading:
                 self._end(seen, now)
         else:
             self._tell(seen)
+
+    def _shards_due(self) -> int:
+        """A worker that is alone needs none beside it."""
+        shards = self.app.settings.server.bus_shards
+        return 0 if shards == 1 and self._roster.workers == 1 else shards
 
     def _follow_resharding(self, seen: _Seen, resharding: Resharding, now: float) -> None:
         if resharding.over(now):
@@ -273,7 +278,7 @@ class Reloading:
         if reload.phase is Phase.ROLLED_BACK:
             self._workers.drop([reload.number])
             self._log.error("generation %d serves on", serving.number)
-        reason = f"there are {self._roster.shards} shards still: {failure}" if failure else reload.reason
+        reason = f"the number of shards did not change: {failure}" if failure else reload.reason
         done = reload.phase is Phase.DONE and not failure
         result: Line = {"ok": done, "phase": reload.phase.value, "reason": reason}
         result |= {"generation": serving.number, "workers": serving.workers, "connections": seen.connections}

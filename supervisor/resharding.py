@@ -17,7 +17,7 @@ PATIENCE_S: Final = 10.0
 
 
 class Resharding:
-    """Under way from when it is made; ask `over` until it is."""
+    """Under way from when it is made; ask `over` until it is. 0 `shards`: the only worker takes its shard in."""
 
     def __init__(
         self, roster: Roster, workers: Workers, scoreboard: Scoreboard, log: Any, shards: int, now: float
@@ -32,7 +32,7 @@ class Resharding:
         self._stage = Stage.NONE
         self.failure = ""
         roster.reshard_soon()
-        log.info("from %d to %d shards", roster.shards, shards)
+        log.info("changing to %s", _named(shards))
         self._order(Stage.READY)
 
     def over(self, now: float) -> bool:
@@ -42,7 +42,7 @@ class Resharding:
             if self.failure:
                 self._roster.reshard(self._roster.shards)
                 self._order(Stage.NONE)
-                self._log.error("there are %d shards still: %s; reload again", self._roster.shards, self.failure)
+                self._log.error("no change to %s: %s; reload again", _named(self._shards), self.failure)
                 return True
             if self._reached():
                 self._go_on()
@@ -51,7 +51,7 @@ class Resharding:
                 self._move()
             elif self._reached():
                 self._order(Stage.NONE)
-                self._log.info("there are %d shards now", self._shards)
+                self._log.info("the change to %s is done", _named(self._shards))
                 return True
         return False
 
@@ -64,7 +64,7 @@ class Resharding:
 
     def _move(self) -> None:
         for app in self._workers.apps.values():
-            app.shared = dataclasses.replace(app.shared, shards=self._shards)
+            app.shared = dataclasses.replace(app.shared, shards=max(1, self._shards))
         self._order(Stage.MOVE)
 
     def _order(self, stage: Stage) -> None:
@@ -88,3 +88,7 @@ class Resharding:
         if now >= self._until:
             return f"something was still under way after {PATIENCE_S:g} s"
         return ""
+
+
+def _named(shards: int) -> str:
+    return {0: "a shard inside the worker", 1: "1 shard"}.get(shards, f"{shards} shards")

@@ -144,10 +144,13 @@ class Roster:
         self._resharding = True
 
     def reshard(self, shards: int) -> None:
-        """So many shards from now on. If it is another number, they come when the present ones have gone."""
+        """So many shards from now on. If it is another number, they come when the present ones have gone.
+
+        0: the only worker has its shard inside, until it is not the only one any more.
+        """
         self._resharding = False
         if shards != self.shards:
-            self.shards = shards
+            self.sharded, self.shards = shards > 0, max(1, shards)
             self._shards_generation += 1
 
     def stop(self, now: float) -> None:

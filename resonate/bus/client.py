@@ -21,7 +21,7 @@ import zmq
 from resonate.bus.directory import RunDirectory, alive, pid_of
 from resonate.bus.sockets import Inbox, Outlet, Reserve
 from resonate.encoding import EncodingError, decode, encode
-from resonate.messages import Beat, Event, Hello, Parcel, Question, Request
+from resonate.messages import Beat, Declaration, Event, Hello, Parcel, Question, Request
 from resonate.shard.homes import homes
 from resonate.shard.ledger import Ledger
 from resonate.shard.resharding import resharded
@@ -268,6 +268,12 @@ class BusLink:
         self._receiver.clogged = self._clogged()
         self._look_for_shards()
         self._receiver.receive([])  # who waits may be listened to
+
+    def past(self) -> Declaration:
+        """All that this worker holds, for one shard that knows nothing yet. To be called while settled."""
+        now = time.monotonic()
+        (ledger,) = resharded(self._name, [peer.ledger for peer in self._peers], 1, now)
+        return ledger.declaration(now)
 
     def reshard(self, shards: int) -> None:
         """Go on with so many shards, in place of those that have gone. To be called while settled."""

@@ -10,7 +10,7 @@ from typing import Any
 from resonate.bus.client import BusLink, Receiver
 from resonate.bus.directory import RunDirectory, alive, identity
 from resonate.messages import Declaration, Inspect, ListChannels, Request
-from resonate.server.link import Link, LocalLink, Waiting
+from resonate.server.link import WORKER, Link, LocalLink, Waiting, Way
 from resonate.shard import Shard
 from resonate.shard.ledger import NOTHING, Ledger
 
@@ -42,6 +42,7 @@ class Membership:
         self._start_shard = start_shard
         self._receiver: Receiver | None = None
         self.name = f"w-{identity(os.getpid())}"
+        self._clock = clock
         self._local: LocalLink | None = LocalLink(Shard(), clock)
         self._bus: BusLink | None = None
         self.link = Link(self._local)
@@ -93,17 +94,35 @@ class Membership:
             self._bus.release()
 
     def reshard(self, shards: int) -> None:
-        """There are so many now."""
-        if self._bus is not None and self._waiting is not None:
+        """There are so many now; 0: this worker is alone, and its shard is inside."""
+        if self._bus is None or self._waiting is None:
+            return
+        requests = self._waiting.requests
+        if shards:
             self._shards = shards
             self._bus.reshard(shards)
-            self._go_on(self._bus, self._waiting.requests)
+            self._go_on(self._bus, requests)
+        else:
+            self._go_on(self._taken_in(self._bus), requests)
 
-    def _go_on(self, bus: BusLink, requests: Sequence[Request]) -> None:
+    def _taken_in(self, bus: BusLink) -> LocalLink:
+        """A shard inside this worker that holds what it holds."""
+        assert self._receiver is not None
+        shard = Shard()
+        local = LocalLink(shard, self._clock)
+        shard.declare(WORKER, bus.past(), self._clock())
+        local.connect(self._receiver.receive)
+        bus.close()
+        self._bus, self._local = None, local
+        self._appear()
+        self._receiver.clogged = False
+        return local
+
+    def _go_on(self, way: Way, requests: Sequence[Request]) -> None:
         self._waiting = None
-        self.link.change(bus)
+        self.link.change(way)
         for request in requests:
-            bus.send(request)
+            way.send(request)
 
     def hasten(self) -> None:
         """Somebody waits until that is so."""

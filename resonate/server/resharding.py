@@ -36,7 +36,7 @@ class Resharding:
         elif self._stage is Stage.READY and wanted is Stage.HOLD:
             self._hold(shards)
         elif self._stage is Stage.HOLD and wanted is Stage.MOVE:
-            self._movers.reshard(shards)
+            self._movers.reshard(max(1, shards))
             self._membership.reshard(shards)
             self._reach(Stage.MOVE)
 
@@ -46,7 +46,7 @@ class Resharding:
 
     def _hold(self, shards: int) -> None:
         if not self._membership.holding:
-            self._membership.hold(shards)
+            self._membership.hold(max(1, shards))
         self._membership.hasten()
         if self._membership.settled and self._movers.idle:
             self._reach(Stage.HOLD)

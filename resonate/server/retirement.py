@@ -67,8 +67,8 @@ class NamedHeir:
         return _named([pid]) if pid else []
 
     def stopping(self) -> bool | None:
-        """Then the master names nobody."""
-        return None
+        """Then the master names nobody any more."""
+        return None if self._scoreboard.row(self._row).heir else True
 
 
 class YoungerSiblings:

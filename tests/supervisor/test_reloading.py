@@ -83,9 +83,21 @@ def test_every_worker_is_followed_by_another(start: Start, count: int) -> None:
     steps = ["reload 2 begins", f"{count} of {count}", "reload 2: promoted", f"(pid:{before[0]}) has gone", "done in"]
     places = [log.index(step) for step in steps]
     assert places == sorted(places)
-    assert len(running.pids("shard")) == 1
     assert running.end() == 0
     assert "ERROR" not in log
+
+
+def test_a_worker_that_is_alone_again_takes_its_shard_in(start: Start) -> None:
+    running = start().ready()
+    assert running.pids("shard") == []
+    for generation in 2, 3:
+        running.send(signal.SIGHUP)
+        running.logged(f"reload {generation} done in")
+        serves(running, generation, 1)
+        assert running.pids("shard") == []
+    running.send(signal.SIGTTIN)
+    serves(running, 3, 2)
+    eventually(lambda: len(running.pids("shard")) == 1)
 
 
 def test_nobody_who_connects_meanwhile_is_refused(start: Start) -> None:
@@ -156,7 +168,8 @@ def test_another_number_of_shards(start: Start) -> None:
     before = running.pids("shard")
     for generation, shards in (2, 3), (3, 1):
         reload(running, workers=2, bus_shards=shards)
-        running.logged(f"there are {shards} shards now")
+        running.logged(f"the change to {shards} shard")
+        running.logged(f"reload {generation} done")
         eventually(lambda: len(running.pids("shard")) == shards)  # noqa: B023 - called at once
         serves(running, generation, 2)
         assert not set(before) & set(running.pids("shard"))
@@ -167,9 +180,9 @@ def test_another_number_of_shards(start: Start) -> None:
 def test_the_number_of_shards_stays_where_a_worker_dies_meanwhile(start: Start) -> None:
     running = start(workers=2, mode="").ready()
     reload(running, workers=2, bus_shards=2, mode="unmoved")
-    running.logged("from 1 to 2 shards")
+    running.logged("changing to 2 shards")
     os.kill(running.pids("worker")[0], signal.SIGKILL)
-    running.logged("there are 1 shards still: a process has come or gone meanwhile")
+    running.logged("no change to 2 shards: a process has come or gone meanwhile")
     serves(running, 2, 2)
     assert len(running.pids("shard")) == 1
 

@@ -65,6 +65,9 @@ def test_a_single_worker_hands_over_too(tmp_path: Path, master: str) -> None:
             hup(server)
             eventually(lambda: replaced(server, old, 1), within=60)  # noqa: B023 - it is called at once
             assert heard(client, server) == "hello"
+            if master == "own":
+                eventually(lambda: not shards_of(server), within=60)
+                assert heard(client, server) == "hello"
 
 
 @contextmanager
