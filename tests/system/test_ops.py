@@ -248,7 +248,7 @@ def test_a_socket_of_systemd_keeps_who_comes_during_a_restart(directory: Path) -
     with socket.create_server(("127.0.0.1", 0)) as held:
         place = held.getsockname()[:2]
         early = socket.create_connection(place, timeout=30)  # nobody is there to accept it
-        early.sendall(b"GET /up HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        early.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")  # /up would say what it waits for
         with early, activated(service, directory, held):
             assert early.recv(4096).startswith(b"HTTP/1.1 200 ")
             with Client(*place).established() as client:
