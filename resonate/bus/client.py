@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import zmq
 
 from resonate.bus.directory import RunDirectory, alive, pid_of
-from resonate.bus.sockets import Inbox, Outlet, Reserve
+from resonate.bus.sockets import Inbox, Outlet
 from resonate.encoding import EncodingError, decode, encode
 from resonate.messages import Beat, Declaration, Event, Hello, Parcel, Question, Request
 from resonate.shard.homes import homes
@@ -118,7 +118,6 @@ class BusLink:
         self._pacer: Any = None
         self._scheduled = False
         self._given_up = False
-        self._reserve = Reserve()
         self.undecodable = 0
         self.successions = 0  # shards that have followed another
         self._watcher.start(self._readable)
@@ -148,11 +147,6 @@ class BusLink:
     def settled(self) -> bool:
         """Whether nothing would have to be asked of a shard again, if it died now."""
         return all(peer.ledger.settled for peer in self._peers)
-
-    @property
-    def greeting(self) -> bool:
-        """Whether a shard is about to connect. libzmq ends the process when it finds no file for that."""
-        return any(peer.state is State.GREETED for peer in self._peers)
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -294,23 +288,18 @@ class BusLink:
         if self._holding:
             return
         missing = False
-        self._reserve.empty()
         for peer in self._peers:
             if peer.state is State.AWAY:
                 found = self._directory.shard(peer.index)
                 if found is None or not self._greet(peer, found):
                     self._start_shard(peer.index)
                     missing = True
-        if not self.greeting:
-            self._reserve.fill()
         if missing:
             self._search = self._loop.timer(SEARCH_S)  # a fresh one: libev resumes one that has fired
             self._search.start(self._look_for_shards)
 
     def _linked(self, peer: _Peer) -> None:
         peer.state = State.LINKED
-        if not self.greeting:
-            self._reserve.fill()
         self._log.info("linked to shard %d (pid %d)", peer.index, pid_of(peer.name))
 
     def _give_up(self, reason: str) -> None:
@@ -381,7 +370,6 @@ class BusLink:
         for peer in self._peers:
             if peer.outlet is not None:
                 peer.outlet.close()
-        self._reserve.empty()
         self._inbox.close()
         self._context.term()
         self._directory.forget(self._name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from logging import Logger
 from typing import Final
 
@@ -12,8 +11,6 @@ from resonate.bus.directory import RunDirectory
 
 #: How long what has been sent may take to leave when a process ends, in milliseconds.
 LINGER_MS: Final = 1000
-#: Files that a worker keeps for the link to a shard: its process, and the two ends of ØMQ with what they need inside.
-RESERVED: Final = 8
 
 
 class Inbox:
@@ -90,30 +87,6 @@ class Outlet:
     def close(self, *, forget: bool = False) -> None:
         """No more is sent; what is on its way still goes out, unless it is to be forgotten."""
         self._socket.close(0 if forget else None)
-
-
-class Reserve:
-    """Files that are kept open to be given up when a shard has died: without them a worker that has no file left, while
-    clients wait to be accepted, would never get those that it needs for the next one.
-    """
-
-    def __init__(self) -> None:
-        self._files: list[int] = []
-        self.fill()
-
-    def fill(self) -> bool:
-        """Keep as many as there should be, or can be; whether there were enough."""
-        try:
-            while len(self._files) < RESERVED:
-                self._files.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError:
-            return False
-        return True
-
-    def empty(self) -> None:
-        """Give them up."""
-        while self._files:
-            os.close(self._files.pop())
 
 
 def _made(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:

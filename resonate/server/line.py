@@ -6,6 +6,7 @@ import array
 import os
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from logging import Logger
 from typing import Any, Final, TypeVar
@@ -13,10 +14,12 @@ from typing import Any, Final, TypeVar
 import gevent
 import orjson
 from gevent import socket as gsocket
+from gevent.socket import wait_read
 
 from resonate.bus.directory import RunDirectory, alive, is_worker
 from resonate.errors import SnapshotError
 from resonate.server.context import Context
+from resonate.server.descriptors import Descriptors
 from resonate.server.http_connection import HttpConnection
 from resonate.server.luggage import Bag, Luggage, packed
 from resonate.server.moving import Group, Movers
@@ -31,9 +34,8 @@ BATCH: Final = 200
 #: in seconds, for all others.
 FEW: Final = 50
 PAUSE_S: Final = 0.01
-#: Bytes and descriptors of one message; the kernel takes 253 descriptors, and some 200 KB.
+#: Bytes of one message; the kernel takes some 200 KB. It takes 253 descriptors: those of a whole batch.
 PIECE: Final = 64 * 1024
-DESCRIPTORS: Final = 200
 #: The longest luggage that an heir takes: so much may have been written to BATCH slow clients, and not been sent.
 LONGEST: Final = 512 * 1024 * 1024
 #: How long the other side may take, in seconds.
@@ -45,7 +47,7 @@ EXHAUSTED_PAUSE_S: Final = 1.0
 #: Between two looks for connections that can go, where those that are left cannot, in seconds.
 LOOK_S: Final = 0.02
 
-_ROOM: Final = socket.CMSG_SPACE(4 * DESCRIPTORS)
+_ROOM: Final = socket.CMSG_SPACE(4 * BATCH)
 _MORE, _LAST = b"+", b"."
 _TAKEN: Final = b"taken"
 
@@ -53,7 +55,10 @@ Connection = TypeVar("Connection", PusherConnection, HttpConnection)
 
 
 class Sender:
-    """The giver's end: hands over what can go to `heir`. `reason` is under what it is counted."""
+    """The giver's end: hands over what can go to `heir`. `reason` is under what it is counted.
+
+    `moved` have gone; `full`: the heir has no descriptors left for more.
+    """
 
     def __init__(
         self, context: Context, movers: Movers, directory: RunDirectory, name: str, heir: str, reason: Reason
@@ -64,15 +69,18 @@ class Sender:
         self._name = name
         self._heir = heir
         self._reason = reason
+        self.full = False
+        self.moved = 0
         self._line: Any = None
 
     def connect(self) -> str:
-        """What the heir says: "ready", "wait", "leaving", or nothing: it has not come so far, or is no more."""
+        """What the heir says: "ready", "wait", "full", "leaving", or nothing: it has not come so far, or is no more."""
         line = gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         line.settimeout(PATIENCE_S)
         try:
             line.connect(str(self._directory.line(self._heir)))
-            line.sendall(orjson.dumps({"origin": self._name}))
+            with suppress(BrokenPipeError):  # who is full does not wait for that
+                line.sendall(orjson.dumps({"origin": self._name}))
             said = str(line.recv(64), "latin-1")
         except OSError:
             said = ""
@@ -83,17 +91,19 @@ class Sender:
         return said
 
     def hand_over(self, goes_on: Callable[[], bool]) -> bool:
-        """Hand over all that can go, as long as `goes_on`; False when the heir is not there any more."""
+        """Hand over all that can go, as long as `goes_on`; False when the heir is not there any more, or is full."""
         while self._context.reactor.transports and goes_on():
             try:
-                pushers = self._movable(PusherConnection)
+                pushers = self._agreed(PusherConnection)
                 if pushers and not self._move(pushers):
                     return False
-                others = self._movable(HttpConnection)
+                others = self._agreed(HttpConnection)
                 if others:
                     self._send(0, [], [packed(http.transport, {"http": http.snapshot()}) for http in others])
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 self._failed(error)
+                return False
+            if self.full:
                 return False
             gevent.sleep(0 if pushers or others else LOOK_S)
         return True
@@ -105,18 +115,18 @@ class Sender:
         """
         given = 0
         while given < most and goes_on():
-            idle = self._movable(PusherConnection, min(FEW, most - given), lambda transport: not transport.waiting)
             try:
+                idle = self._agreed(PusherConnection, min(FEW, most - given), lambda transport: not transport.waiting)
                 if not idle or not self._move(idle):
                     break
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 self._failed(error)
                 break
             given += len(idle)
             gevent.sleep(PAUSE_S)
         return given
 
-    def _failed(self, error: OSError) -> None:
+    def _failed(self, error: Exception) -> None:
         self._context.log.error("the heir %s does not take connections: %s", self._heir, error)
 
     def close(self) -> None:
@@ -124,10 +134,27 @@ class Sender:
         if self._line is not None:
             self._line.close()
 
-    def _movable(
+    def _agreed(
         self, kind: type[Connection], most: int = BATCH, fit: Callable[[Transport], bool] = lambda _: True
     ) -> list[Connection]:
-        """The next ones of that kind that are `fit`. What is found here goes before anything else happens."""
+        """The next ones of that kind that are `fit`, for which the heir holds descriptors. They go before anything else
+        happens.
+        """
+        wanted = len(self._movable(kind, most, fit))
+        if self.full or not wanted:
+            return []
+        self._line.sendall(b"%d" % wanted)
+        answer = self._line.recv(16)
+        if not answer:
+            raise ConnectionResetError("it has gone")
+        room = int(answer)
+        self.full = not room
+        found = self._movable(kind, room, fit)
+        if room and not found:
+            self._send(0, [], [])  # they have gone meanwhile, and are waited for
+        return found
+
+    def _movable(self, kind: type[Connection], most: int, fit: Callable[[Transport], bool]) -> list[Connection]:
         found = (transport.protocol for transport in self._context.reactor.transports if fit(transport))
         return list(islice((each for each in found if isinstance(each, kind) and each.movable), most))
 
@@ -168,6 +195,7 @@ class Sender:
                 self._line.sendmsg([piece], rights)
             if self._line.recv(len(_TAKEN)) != _TAKEN:
                 raise ConnectionAbortedError("it has ended")
+            self.moved += len(bags)
             self._context.stats.handed_over[self._reason] += len(bags)
         finally:
             for descriptor in descriptors:
@@ -176,23 +204,34 @@ class Sender:
 
 def _pieces(data: bytes, descriptors: list[int]) -> Iterator[tuple[bytes, list[int]]]:
     """What travels as one message each."""
-    for start in range(0, len(descriptors), DESCRIPTORS):
-        yield _MORE, descriptors[start : start + DESCRIPTORS]
+    if descriptors:
+        yield _MORE, descriptors
     for start in range(0, len(data), PIECE):
         piece = data[start : start + PIECE]
         yield (_LAST if start + PIECE >= len(data) else _MORE) + piece, []
 
 
 class Recipient:
-    """The heir's end: takes connections in from whoever hands them over, unless this worker goes itself."""
+    """The heir's end: takes connections in from whoever hands them over, unless this worker goes itself.
+
+    It says before how many it takes: a descriptor that finds no place is lost on the way, and its client with it.
+    """
 
     def __init__(
-        self, movers: Movers, directory: RunDirectory, name: str, log: Logger, ready: Callable[[], bool]
+        self,
+        movers: Movers,
+        directory: RunDirectory,
+        name: str,
+        log: Logger,
+        ready: Callable[[], bool],
+        descriptors: Descriptors,
     ) -> None:
         self._movers = movers
         self._ready = ready
         self._path = directory.line(name)
         self._log = log
+        self._descriptors = descriptors
+        self._full = False  # and it has been said
         self.leaving = False  # this worker goes itself: others are told so
         self._listening: Any = None
         self._greenlet: Any = None
@@ -239,7 +278,24 @@ class Recipient:
             except OSError:  # out of files: who waits is asked to wait on
                 gevent.sleep(EXHAUSTED_PAUSE_S)
                 continue
-            gevent.spawn(self._serve, line)
+            descriptors = self._descriptors
+            if descriptors.room() and line.fileno() < descriptors.ceiling:
+                gevent.spawn(self._serve, line)
+            else:
+                self._note(full=True)
+                with suppress(OSError):  # it has gone already
+                    line.sendall(b"leaving" if self.leaving else b"full")
+                line.close()
+            gevent.sleep(0)
+
+    def _note(self, *, full: bool) -> None:
+        """Whether there was room is said where it has changed."""
+        if full and not self._full:
+            self._log.error(
+                "no descriptors are left for connections of other workers. Raise the limit of open files "
+                "(ulimit -n, LimitNOFILE=)"
+            )
+        self._full = full
 
     def _serve(self, line: Any) -> None:
         origin = ""
@@ -272,28 +328,43 @@ class Recipient:
             self._movers.abandoned(origin)
 
     def _take(self, line: Any, origin: str) -> None:
-        """Until there is no more."""
-        while True:
-            descriptors: list[int] = []
-            text = b""
+        """Until there is no more: so many are to come, as many have room, there they are, they are taken."""
+        while wanted := line.recv(16):
+            held = self._descriptors.held(min(int(wanted), BATCH))
             try:
-                text = self._received(line, descriptors)
+                self._note(full=not held)
+                line.sendall(b"%d" % len(held))
+                if held and not self._bring(line, origin, held):
+                    return
             finally:
-                if not text:  # it has broken off in the middle
-                    for descriptor in descriptors:
-                        os.close(descriptor)
-            if not text:
-                return
+                self._descriptors.release(held)
+            gevent.sleep(0)
+
+    def _bring(self, line: Any, origin: str, held: list[int]) -> bool:
+        """Whether they have come."""
+        wait_read(line.fileno())
+        self._descriptors.release(held)  # for those that the kernel puts there now
+        descriptors: list[int] = []
+        text = b""
+        try:
+            text = self._received(line, descriptors)
+        finally:
+            if not text:  # it has broken off in the middle
+                for descriptor in descriptors:
+                    os.close(descriptor)
+        if text:
             self._movers.brought(origin, Luggage(text, descriptors))
             line.sendall(_TAKEN)  # only then come the next ones: if this worker died, they would be gone with it
-            gevent.sleep(0)
+        return bool(text)
 
     def _received(self, line: Any, descriptors: list[int]) -> bytes:
         """The text of the next luggage, nothing at the end; descriptors are added to those. Raises SnapshotError."""
         text: list[bytes] = []
         size = 0
         while size <= LONGEST:
-            piece, ancillary, _, _ = line.recvmsg(PIECE + 1, _ROOM, socket.MSG_CMSG_CLOEXEC)
+            piece, ancillary, flags, _ = line.recvmsg(PIECE + 1, _ROOM, socket.MSG_CMSG_CLOEXEC)
+            if flags & socket.MSG_CTRUNC:  # somebody else in this process was quicker
+                self._log.error("connections of another worker are lost: no descriptors were left for them")
             for _, _, files in ancillary:
                 received = array.array("i")
                 received.frombytes(files[: len(files) - len(files) % received.itemsize])

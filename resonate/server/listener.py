@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from _socket import SO_KEEPALIVE, SOL_SOCKET, SocketType
 from collections.abc import Callable
 from typing import Any, Final
 
+from resonate.server.descriptors import Descriptors
 from resonate.server.transport import READ, Reactor
 from resonate.settings import Server
 
@@ -19,25 +21,20 @@ BATCH: Final = 64
 LAST_BATCHES: Final = 64
 #: How long to wait when the process or the machine is out of descriptors or memory, in seconds.
 EXHAUSTED_PAUSE_S: Final = 1.0
-#: The same where somebody else has to come first.
-WAIT_S: Final = 0.02
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_NO_MORE: Final = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class Listener:
-    """`opened` is given each new socket, non-blocking. While `wait` says so, nobody is accepted."""
+    """`opened` is given each new socket, non-blocking; `descriptors` says whether there is one for it."""
 
     def __init__(
-        self,
-        sock: SocketType,
-        reactor: Reactor,
-        opened: Callable[[SocketType], None],
-        wait: Callable[[], bool] = bool,
+        self, sock: SocketType, reactor: Reactor, descriptors: Descriptors, opened: Callable[[SocketType], None]
     ) -> None:
-        self._wait = wait
         self._exhausted = False  # and it has been said
         self._sock = sock
         self._reactor = reactor
+        self._descriptors = descriptors
         self._opened = opened
         self._watcher: Any = reactor.loop.io(sock.fileno(), READ)
         self._retry: Any = None  # a timer while the process is out of descriptors
@@ -54,36 +51,42 @@ class Listener:
 
     def close(self) -> None:
         """Accept no more; this process's descriptor of the socket is closed."""
-        for watcher in (self._watcher, self._retry):
-            if watcher is not None:
-                watcher.stop()
-                watcher.close()
+        self._stop_waiting()
+        self._watcher.stop()
+        self._watcher.close()
         self._sock.close()
 
     def _accept(self) -> bool:
         """Accept a batch; whether more may be waiting."""
-        listening = self._sock
-        if self._wait():
-            self._try_later(WAIT_S)
+        listening, descriptors = self._sock, self._descriptors
+        if not descriptors.room():
+            self._pause(_NO_MORE)
             return False
         for _ in range(BATCH):
             try:
                 descriptor, _ = listening._accept()  # type: ignore[attr-defined]  # what socket.accept calls
             except BlockingIOError:
+                self._recovered()
                 return False
             except OSError as error:
                 self._failed(error)
                 return False
-            if self._retry is not None:
-                self._recovered()
-            sock = SocketType(listening.family, listening.type, listening.proto, fileno=descriptor)
-            sock.setblocking(False)
-            try:
-                self._opened(sock)
-            except Exception:  # a defect of ours, or a peer that was gone at once: others are accepted all the same
-                self._reactor.log.exception("a connection could not be opened")
-                sock.close()
+            last = descriptor >= descriptors.ceiling
+            if last:
+                descriptor = descriptors.lowered(descriptor)
+            self._take(SocketType(listening.family, listening.type, listening.proto, fileno=descriptor))
+            if last:
+                self._pause(_NO_MORE)
+                return False
         return True
+
+    def _take(self, sock: SocketType) -> None:
+        sock.setblocking(False)
+        try:
+            self._opened(sock)
+        except Exception:  # a defect of ours, or a peer that was gone at once: others are accepted all the same
+            self._reactor.log.exception("a connection could not be opened")
+            sock.close()
 
     def _failed(self, error: OSError) -> None:
         if error.errno in _EXHAUSTED:
@@ -101,18 +104,24 @@ class Listener:
                 error,
                 len(self._reactor.transports),
             )
-        self._try_later(EXHAUSTED_PAUSE_S)
-
-    def _try_later(self, seconds: float) -> None:
-        if self._retry is not None:
-            self._retry.close()
         self._watcher.stop()
-        self._retry = self._reactor.loop.timer(seconds)  # a fresh one: libev resumes one that has fired
-        self._retry.start(self._watcher.start, self._accept)
+        self._stop_waiting()
+        self._retry = self._reactor.loop.timer(EXHAUSTED_PAUSE_S)  # a fresh one: libev resumes one that has fired
+        self._retry.start(self._try_again)
+
+    def _try_again(self) -> None:
+        self._stop_waiting()
+        self._watcher.start(self._accept)
+        self._accept()
+
+    def _stop_waiting(self) -> None:
+        if self._retry is not None:
+            self._retry.stop()
+            self._retry.close()
+            self._retry = None
 
     def _recovered(self) -> None:
-        self._retry.close()
-        self._retry = None
+        """Nobody waits to be accepted."""
         if self._exhausted:
             self._exhausted = False
             self._reactor.log.info("accepting connections again")

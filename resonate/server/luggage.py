@@ -33,7 +33,9 @@ def packed(transport: Transport, bag: Bag) -> tuple[Bag, int]:
 
 
 class Luggage:
-    """What has come from another worker: bags, each with a descriptor or None. `ref` 0: the shards do not know them."""
+    """What has come from another worker: bags, each with a descriptor, or None where that has been lost on the way.
+    `ref` 0: the shards do not know them.
+    """
 
     def __init__(self, text: bytes, descriptors: list[int]) -> None:
         try:
@@ -42,8 +44,8 @@ class Luggage:
             self.beliefs: list[tuple[str, str, list[Any]]] = [(app, name, ids) for app, name, ids in content["beliefs"]]
             self._bags: list[Bag] = content["bags"]
             spare = iter(descriptors)
-            self._files = [next(spare) if bag["file"] else None for bag in self._bags]
-        except (LookupError, TypeError, ValueError, StopIteration) as error:
+            self._files = [next(spare, None) if bag["file"] else None for bag in self._bags]
+        except (LookupError, TypeError, ValueError) as error:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise SnapshotError(f"what another worker has sent is no luggage: {error!r}") from None

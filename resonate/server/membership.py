@@ -65,11 +65,6 @@ class Membership:
         return self._local is not None
 
     @property
-    def greeting(self) -> bool:
-        """Whether a shard is about to connect: no client should take the last file before it."""
-        return self._bus is not None and self._bus.greeting
-
-    @property
     def settled(self) -> bool:
         """Whether everybody has heard of everything that this worker has asked for."""
         return self._bus is None or self._bus.settled

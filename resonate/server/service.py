@@ -23,6 +23,7 @@ from resonate.server.balance import Figure
 from resonate.server.balancer import Balancer
 from resonate.server.calls import Calls
 from resonate.server.context import Collect, Context, Health, Hosting, metrics_route
+from resonate.server.descriptors import KEPT, KEPT_FOR_SHARD, Descriptors
 from resonate.server.http_connection import HttpConnection
 from resonate.server.hub import Hub
 from resonate.server.line import Recipient, Sender
@@ -128,11 +129,15 @@ class Service:
             collect=_collector(calls, refs),
             keep_alive=keep_alive,
         )
+        shards = max(shared.shards, server.bus_shards)  # so many there may be soon
+        self._descriptors = Descriptors(KEPT + KEPT_FOR_SHARD * shards)
         self._movers = hub.movers = Movers(self.context, shared.shards)
         self._resharding: Resharding | None = None
         if slot is not None:
             self._resharding = Resharding(loop, self._membership, self._movers, slot.scoreboard, slot.row)
-        self._recipient = Recipient(self._movers, shared.directory, self._membership.name, log, self._ready)
+        self._recipient = Recipient(
+            self._movers, shared.directory, self._membership.name, log, self._ready, self._descriptors
+        )
         self._balancer = Balancer(
             self.context,
             self._movers,
@@ -143,22 +148,19 @@ class Service:
 
     def open(self, sockets: Iterable[SocketType], secure: Any) -> None:
         """Accept on these listening sockets, over TLS where `secure` is a context; and let time pass."""
-        reactor = self.context.reactor
+        reactor, descriptors = self.context.reactor, self._descriptors
         opened = self._opener(secure)
-        self._listeners = [Listener(sock, reactor, opened, self._greeting) for sock in sockets]
+        self._listeners = [Listener(sock, reactor, descriptors, opened) for sock in sockets]
         if self._metrics is not None:
             sock = self._metrics
             raw = SocketType(sock.family, socket.SOCK_STREAM, sock.proto, fileno=sock.detach())
-            self._listeners.append(Listener(raw, reactor, self._opener(None, metrics_route)))
+            self._listeners.append(Listener(raw, reactor, descriptors, self._opener(None, metrics_route)))
         for seconds, first, callback in ((1, 1, self._second), (COUNTING_S, COUNTING_S, self._count)):
             self._start_timer(first, seconds, callback)
         self._booting = self._start_timer(0, BOOT_LOOK_S, self._boot)
         self._recipient.open()
         if self.context.settings.server.balance and secure is None:  # what TLS keeps here cannot go
             self._balancer.start()
-
-    def _greeting(self) -> bool:
-        return self._membership.greeting
 
     def _ready(self) -> bool:
         return not self.context.health.reason and not self._membership.holding

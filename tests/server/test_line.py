@@ -14,6 +14,7 @@ import pytest
 from gevent import socket
 
 from resonate.bus.directory import RunDirectory, identity
+from resonate.server.descriptors import Descriptors, soft_limit
 from resonate.server.line import Recipient
 from resonate.server.moving import Movers
 from tests.server.support import World
@@ -30,7 +31,9 @@ class Heir:
         self.world = World()
         self.movers = Movers(self.world.context, 1)
         self.ready = True
-        self.recipient = Recipient(self.movers, self.directory, ME, LOG, lambda: self.ready)
+        self.limit = soft_limit()
+        self.descriptors = Descriptors(8, lambda: self.limit)
+        self.recipient = Recipient(self.movers, self.directory, ME, LOG, lambda: self.ready, self.descriptors)
         self.recipient.open()
         self.lines: list[Any] = []
 
@@ -51,6 +54,7 @@ def heir(tmp_path: Path) -> Iterator[Heir]:
     for line in made.lines:
         line.close()
     made.recipient.close()
+    made.descriptors.close()
     while made.movers.origins:
         gevent.sleep(0)
     made.world.close()
@@ -83,3 +87,37 @@ def test_who_leaves_says_so(heir: Heir) -> None:
 def test_strangers_are_not_taken_in(heir: Heir, origin: str) -> None:
     assert heir.dial(origin) == "wait"
     assert heir.movers.origins == set()
+
+
+def test_who_has_no_descriptor_left_says_so(heir: Heir) -> None:
+    heir.limit = 0
+    assert [heir.dial(), heir.dial()] == ["full", "full"]
+    heir.limit = soft_limit()
+    assert heir.dial() == "ready"
+
+
+def test_it_says_how_many_it_takes(heir: Heir) -> None:
+    assert heir.dial() == "ready"
+    line = heir.lines[0]
+    line.sendall(b"3")
+    assert line.recv(16) == b"3"
+    line.sendall(b'.{"ref":0,"beliefs":[],"bags":[]}')
+    assert line.recv(16) == b"taken"
+    heir.limit = 0
+    line.sendall(b"3")
+    assert line.recv(16) == b"0"
+
+
+def test_who_breaks_off_is_not_waited_for(heir: Heir) -> None:
+    assert heir.dial() == "ready"
+    heir.lines[0].sendall(b"3")
+    assert heir.lines[0].recv(16) == b"3"
+    before = heir.descriptors.held(1)
+    heir.descriptors.release(list(before))
+    heir.lines[0].close()
+    with gevent.Timeout(10):
+        while heir.movers.origins:
+            gevent.sleep(0)
+    after = heir.descriptors.held(1)
+    heir.descriptors.release(list(after))
+    assert after < before, "what it held is free again"

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from resonate.server.descriptors import KEPT, KEPT_FOR_SHARD
 from tests.support.client import Client, frame
 from tests.support.eventually import eventually
 from tests.support.load import PATIENCE_S, Crowd, Watcher, cpu_s, descriptors, memory
@@ -552,7 +553,7 @@ def test_resets_in_the_middle_of_everything(server: Server, rest: Rest) -> None:
 def test_out_of_descriptors_is_said_once_and_survived(start: Callable[..., Server]) -> None:
     server = start(server={"handshake_timeout": 60, "drain_timeout": 1})
     with others_are_served(server, "out of descriptors") as worker:
-        limit = descriptors(worker) + 20
+        limit = descriptors(worker) + KEPT + KEPT_FOR_SHARD + 20
         resource.prlimit(worker, resource.RLIMIT_NOFILE, (limit, resource.prlimit(worker, resource.RLIMIT_NOFILE)[1]))
         sockets = [dial(server) for _ in range(100)]
         late = dial(server, b"GET /up HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
