@@ -23,6 +23,7 @@ COUNTERS: Final = (
     "http_requests",
     "slow_consumers",
     "handed_over",
+    "drained",
     "rest_latency",
     "rest_latency_sum_s",
     # of a shard

@@ -342,8 +342,11 @@ class Master:
         return self.restarting.asked(request)
 
     def _asked_to_stop(self, request: Line) -> Line:
-        """It is answered at once; who wants to know when it is over waits for this process to end."""
+        """Who asks here, rather than with a signal, has time. It is answered at once; who wants to know when it is over
+        waits for this process to end.
+        """
         if not self.roster.stopping or self.restarting.cancel():
-            self.log.info("asked to stop")
+            self.log.info("asked to drain: clients are sent away one after another")
+            self.scoreboard.drain()
             self._begin_stop()
         return {"ok": True, "within_s": self.roster.serving.limits.graceful_timeout_s}

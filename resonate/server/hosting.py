@@ -68,6 +68,11 @@ class HostedStream:
     def drained(self) -> None:
         self._changed.set()
 
+    @property
+    def stranded(self) -> bool:
+        """As long as it has not been told that it has to end."""
+        return self.upgraded and not self._ended
+
     def drain(self) -> None:
         """A request under way is finished; a WebSocket of the application's has to end."""
         if self.upgraded:

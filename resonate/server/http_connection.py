@@ -89,6 +89,8 @@ class HttpConnection:
         idle = self._busy is None and not self._advancing and not self._reader.in_body
         return idle and self.public and self.transport.movable and not self.transport.congested
 
+    stranded = False  # it comes to an end by itself
+
     def snapshot(self) -> dict[str, Any]:
         """All of it but the transport, as JSON can carry it, for `restore`."""
         return {

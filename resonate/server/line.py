@@ -283,10 +283,16 @@ class Recipient:
                 gevent.spawn(self._serve, line)
             else:
                 self._note(full=True)
-                with suppress(OSError):  # it has gone already
-                    line.sendall(b"leaving" if self.leaving else b"full")
-                line.close()
+                self._turn_away(line)
             gevent.sleep(0)
+
+    def _turn_away(self, line: Any) -> None:
+        """At once, so that it does not take a descriptor while others come."""
+        with suppress(OSError):  # it has gone already
+            line.shutdown(socket.SHUT_RD)  # nothing more comes, and what has come is read:
+            line.recv(512)  # what is unread when a line is closed takes along what has been said
+            line.sendall(b"leaving" if self.leaving else b"full")
+        line.close()
 
     def _note(self, *, full: bool) -> None:
         """Whether there was room is said where it has changed."""

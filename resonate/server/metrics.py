@@ -36,6 +36,7 @@ _COUNTERS: Final = (
     _Counter("publishes", "publishes", "Events published, counted once for each channel.", "source"),
     _Counter("errors", "errors", "pusher:error events sent to clients.", "code"),
     _Counter("slow_consumers", "slow_consumers", "Connections closed because the client did not read."),
+    _Counter("drained", "drained", "WebSockets sent away because they could not change their worker, or in a drain."),
     _Counter(
         "connections_handed_over",
         "handed_over",

@@ -67,6 +67,11 @@ class PusherConnection:
         answered = not self._asked and self._replies is None
         return answered and self.session.state is State.OPEN and self.transport.movable
 
+    @property
+    def stranded(self) -> bool:
+        """Whether no other worker could ever take it, or not as long as so much waits for the client."""
+        return not self.transport.portable
+
     def snapshot(self) -> dict[str, Any]:
         """All of it but the transport, as JSON can carry it, for `restore`."""
         now = self._context.reactor.wheel.now

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import Enum, auto
 from logging import Logger
+from math import inf
 from pathlib import Path
 from typing import Final, Protocol
 
 import gevent
 
 from resonate.bus.directory import identity, pid_of
+from resonate.server.draining import Draining, lasting, stranded
 from resonate.server.line import Sender
 from resonate.server.scoreboard import Scoreboard
 from resonate.server.service import Service
@@ -28,6 +30,8 @@ LOOK_S: Final = 0.1
 #: How long nobody may be there, in seconds, before a worker that has seen younger ones boot believes that none will
 #: come. gunicorn's master starts another within a second, and one that cannot boot takes its time.
 LONELY_S: Final = 5.0
+#: How long heirs may be full, in seconds, before connections are sent away that could go on there.
+FULL_S: Final = 1.0
 #: How long to wait until everybody has heard of the last things, in seconds.
 SETTLE_S: Final = 5.0
 
@@ -127,7 +131,8 @@ class Retirement:
         self._alive = alive
         self._log = log
         self._turn = 0
-        self._begun = False  # nobody is accepted here any more
+        self._draining: Draining | None = None  # since nobody is accepted here any more
+        self._full_since = inf
         self._waited = False  # an heir has been seen that was not ready
         self._leaving: set[str] = set()  # who has been told to go too is no heir, also where it stays
 
@@ -137,24 +142,41 @@ class Retirement:
         False where those who were to come have not, so that this worker should serve on.
 
         `timeout_s` is how long that which cannot go may take to come to its end, from when an heir has been found.
+        WebSockets among it are sent away in that time.
         """
-        lonely_since, until = time.monotonic(), time.monotonic() + timeout_s
+        try:
+            return self._run(timeout_s)
+        finally:
+            if self._draining is not None:
+                self._draining.end()
+
+    def _run(self, timeout_s: float) -> bool:
+        lonely_since = time.monotonic()
         while True:
-            self._alive()
+            self._breathe()
             if self._heirs.stopping():
                 return True
             outcome = self._attempt(timeout_s)
             if outcome is _Outcome.DONE:
                 self._settle()
-                if not self._service.busy or time.monotonic() > until:
+                if not self._service.busy:
                     return True
             elif outcome is _Outcome.AGAIN:
                 lonely_since = time.monotonic()
             elif not self._waited:
                 return True
             elif time.monotonic() - lonely_since > LONELY_S:
-                return self._begun or self._heirs.stopping() is None
+                return self._draining is not None or self._heirs.stopping() is None
+            if self._draining is not None and self._draining.over:
+                return True
             gevent.sleep(LOOK_S)
+
+    def _breathe(self) -> None:
+        """What has to be done all the time."""
+        self._alive()
+        if self._draining is not None:
+            full = time.monotonic() - self._full_since > FULL_S
+            self._draining.step(lasting if full else stranded)
 
     def _attempt(self, timeout_s: float) -> _Outcome:
         candidates = [heir for heir in self._heirs.candidates() if heir not in self._leaving]
@@ -163,31 +185,40 @@ class Retirement:
         for heir in candidates[start:] + candidates[:start]:
             sender = self._service.sender(heir, "retirement")
             said = sender.connect()
+            if said in ("ready", "full"):
+                self._begin(timeout_s)
             if said == "ready":
                 try:
-                    return self._hand_over(sender, heir, timeout_s)
+                    return self._hand_over(sender, heir)
                 finally:
                     sender.close()
+            if said == "full":
+                self._full_since = min(self._full_since, time.monotonic())
             if said == "leaving":
                 self._leaving.add(heir)
-            self._waited = self._waited or said in ("", "wait")
+            self._waited = self._waited or said in ("", "wait", "full")
         return _Outcome.ALONE if self._leaving.issuperset(candidates) else _Outcome.AGAIN
 
-    def _hand_over(self, sender: Sender, heir: str, timeout_s: float) -> _Outcome:
-        self._begun = True
-        self._service.finish_accepting()
-        reactor = self._service.context.reactor
-        before, began = len(reactor.transports), time.monotonic()
+    def _begin(self, timeout_s: float) -> None:
+        """An heir has been found: nobody is accepted here any more."""
+        if self._draining is None:
+            self._service.finish_accepting()
+            self._draining = Draining(self._service.context, timeout_s)
 
-        def goes_on() -> bool:
-            self._alive()
-            return time.monotonic() - began < timeout_s
-
-        done = sender.hand_over(goes_on)
-        took_s, gone = time.monotonic() - began, before - len(reactor.transports)
-        self._log.info("handed %d of %d connections over to pid %d in %.2f s", gone, before, pid_of(heir), took_s)
+    def _hand_over(self, sender: Sender, heir: str) -> _Outcome:
+        before, began = len(self._service.context.reactor.transports), time.monotonic()
+        done = sender.hand_over(self._goes_on)
+        took_s = time.monotonic() - began
+        if done or sender.moved:
+            pid = pid_of(heir)
+            self._log.info("handed %d of %d connections over to pid %d in %.2f s", sender.moved, before, pid, took_s)
+        self._full_since = min(self._full_since, began) if sender.full and not sender.moved else inf
         self._waited = True
         return _Outcome.DONE if done else _Outcome.AGAIN
+
+    def _goes_on(self) -> bool:
+        self._breathe()
+        return self._draining is not None and not self._draining.over
 
     def _settle(self) -> None:
         """A shard that died now would have to be told of it again."""

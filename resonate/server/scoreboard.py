@@ -12,7 +12,7 @@ from typing import Final
 _FIELD: Final = 8  # bytes; an aligned store of 8 is one instruction, so a reader sees the old value or the new one
 _COLUMNS: Final = 8  # of a row, not all used: it fills a cache line
 _READY, _CONNECTIONS, _GENERATION, _HEIR, _STAGE, _HEARD = range(6)
-_WORKER_RESTARTS, _SHARD_RESTARTS, _RESHARD_STAGE, _SHARDS = range(4)
+_WORKER_RESTARTS, _SHARD_RESTARTS, _RESHARD_STAGE, _SHARDS, _DRAINED = range(5)
 
 
 class Stage(IntEnum):
@@ -125,6 +125,15 @@ class Scoreboard:
     def restarts(self) -> Restarts:
         """What the master has replaced."""
         return Restarts(*self._cells[self._common : self._common + 2])
+
+    def drain(self) -> None:
+        """The master says that in the stop which follows clients are sent away one after another."""
+        self._cells[self._common + _DRAINED] = 1
+
+    @property
+    def drained(self) -> bool:
+        """Whether it has said so."""
+        return bool(self._cells[self._common + _DRAINED])
 
     def _start(self, row: int) -> int:
         if not 0 <= row < self.rows:

@@ -216,6 +216,7 @@ class Service:
         if self._resharding is not None:
             self._resharding.close()
         self._balancer.close()
+        self._membership.beat(self._counted())  # what has been counted since the last second is not lost
         self._recipient.close()
         self._membership.close()
 

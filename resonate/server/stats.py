@@ -32,6 +32,7 @@ class Stats:
         "_lags",
         "client_publishes",
         "deliveries",
+        "drained",
         "errors",
         "handed_over",
         "messages_received",
@@ -51,6 +52,7 @@ class Stats:
         self.rest_publishes = 0
         self.slow_consumers = 0
         self.handed_over: dict[Reason, int] = dict.fromkeys(get_args(Reason), 0)  # to other workers
+        self.drained = 0  # WebSockets sent away one after another
         self.errors: Counter[int] = Counter()  # pusher:error events by code
         self.responses = [0] * 600  # of HTTP, by status: a list is faster than a dict
         self.rest_latency = [0] * (len(BUCKETS_S) + 1)  # not cumulative
@@ -84,6 +86,7 @@ class Stats:
             "http_requests": {str(status): count for status, count in enumerate(self.responses) if count},
             "slow_consumers": self.slow_consumers,
             "handed_over": self.handed_over.copy(),
+            "drained": self.drained,
             "rest_latency": self.rest_latency.copy(),
             "rest_latency_sum_s": self.rest_latency_sum_s,
             "transports": transports,

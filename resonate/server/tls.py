@@ -44,7 +44,7 @@ class TlsTransport(Transport):
 
     __slots__ = ("_incoming", "_outgoing", "_ready", "_tls")
 
-    movable = False  # the keys cannot leave OpenSSL
+    portable = False  # the keys cannot leave OpenSSL
 
     def __init__(self, sock: SocketType, reactor: Reactor, context: ssl.SSLContext) -> None:
         super().__init__(sock, reactor)

@@ -28,6 +28,8 @@ SLICE_S: Final = 0.005
 LINGER_S: Final = 3
 #: The same for a peer that has not been reading: it may need longer to find our last words.
 CUT_S: Final = 10
+#: Bytes that may wait for a peer when its connection changes its worker: 200 go at a time, in one piece of JSON.
+MOST_TO_MOVE: Final = 1280 * 1024
 
 _epoll: Final = monkey.get_original("select", "epoll")  # gunicorn's patching takes it away
 
@@ -60,11 +62,15 @@ class ConnectionProtocol(Protocol):
     def movable(self) -> bool:
         """Whether the connection could go on in another process just now."""
 
+    @property
+    def stranded(self) -> bool:
+        """Whether it is a WebSocket that cannot go on in another process: it has to be told to go."""
+
 
 class Silent:
     """Speaks on a transport that is gone, or is not at home yet."""
 
-    movable = False
+    movable = stranded = False
 
     def received(self, data: bytes) -> None:
         pass
@@ -143,7 +149,9 @@ class Flusher:
 
 
 class Reactor:
-    """What all transports of a worker share. `limit` is how many bytes may wait for one peer, `transports` are all."""
+    """What all transports of a worker share. `limit` is how many bytes may wait for one peer, `transports` are all, the
+    oldest first.
+    """
 
     __slots__ = ("flusher", "limit", "log", "loop", "transports", "wheel")
 
@@ -153,7 +161,7 @@ class Reactor:
         self.limit = limit
         self.wheel = Wheel()
         self.flusher = Flusher(loop)
-        self.transports: set[Transport] = set()
+        self.transports: dict[Transport, None] = {}  # a set has no order
 
     def unwatch(self, descriptor: int) -> None:
         """To be called for one that lives on in another process. libev leaves it to `close` to take a descriptor off
@@ -208,7 +216,7 @@ class Transport:
         self._ended = False  # the peer will send no more
         self._reader = reactor.loop.io(sock.fileno(), READ)
         self._writer: Any = None
-        reactor.transports.add(self)
+        reactor.transports[self] = None
 
     def start(self, protocol: ConnectionProtocol) -> None:
         """Begin to read, for `protocol`."""
@@ -270,11 +278,16 @@ class Transport:
     # --- from one process to another ---------------------------------------------------------------------------------
 
     @property
+    def portable(self) -> bool:
+        """Whether it is of a kind that another process could go on with, and not too much waits for the peer."""
+        return self._size <= MOST_TO_MOVE
+
+    @property
     def movable(self) -> bool:
         """Whether another process could go on with it just now: not when it is coming to its end, as it does also when
         something has been dropped.
         """
-        return not (self._closing or self._over or self._broken)
+        return self.portable and not (self._closing or self._over or self._broken)
 
     def release(self) -> tuple[int, bytes]:
         """Leave it to another process: its descriptor, which stays open, and what has not been sent. Here it is dead,
@@ -469,7 +482,7 @@ class Transport:
     def _wind_up(self) -> None:
         """Leave the reactor, all but the descriptor. Whoever calls later finds nothing to do."""
         self.reactor.wheel.cancel(self)
-        self.reactor.transports.discard(self)
+        self.reactor.transports.pop(self, None)
         self._closing = self._mute = True
         self._over = self._broken = False
         self._out = self._queue = None

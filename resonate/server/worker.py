@@ -25,6 +25,7 @@ from resonate.errors import ConfigurationError
 from resonate.server import logs, tls
 from resonate.server.console import WorkerConsole
 from resonate.server.context import Context
+from resonate.server.draining import Draining, lasting
 from resonate.server.hosted_websocket import WEBSOCKET_DONE, WebSocketRoutes
 from resonate.server.hosting import Hosting
 from resonate.server.page import CONSOLE, StartPage
@@ -192,7 +193,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         )
 
     def _drain(self, service: Service, timeout: int) -> None:
-        """Tell every connection to come to an end, and wait for it `timeout` seconds at most.
+        """Tell every connection to come to an end, and wait for it `timeout` seconds at most. All are told at once, but
+        in a drain: there WebSockets are sent away in the course of that time.
 
         Some may still come from a worker that has begun to hand over before this one was told to go.
         """
@@ -200,14 +202,21 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self.log.info("closing %d connections", len(reactor.transports))
         until = time.monotonic() + timeout
         told: set[Transport] = set()
+        gently = self.scoreboard is not None and self.scoreboard.drained
+        draining = Draining(service.context, timeout) if gently else None
         while service.busy and time.monotonic() < until:
-            for index, transport in enumerate(reactor.transports - told):
+            if draining is not None:
+                draining.step(lasting)
+            transports = [it for it in reactor.transports if it not in told and not (draining and lasting(it))]
+            for index, transport in enumerate(transports):
                 told.add(transport)
                 transport.protocol.drain()
                 if index % DRAIN_BATCH == DRAIN_BATCH - 1:
                     gevent.sleep(0)
             self.notify()
             gevent.sleep(0.05)
+        if draining is not None:
+            draining.end()
         for transport in list(reactor.transports):
             transport.abort()
 

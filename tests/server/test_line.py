@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class Heir:
         self.lines.append(line)
         line.settimeout(10)
         line.connect(str(self.directory.line(ME)))
-        line.sendall(orjson.dumps({"origin": origin}))
+        with suppress(BrokenPipeError):  # who is full does not wait for that
+            line.sendall(orjson.dumps({"origin": origin}))
         return str(line.recv(64), "latin-1")
 
 

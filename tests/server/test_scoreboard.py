@@ -104,3 +104,12 @@ def test_signs_of_life() -> None:
     assert board.heard_at(0) is None
     board.clear(1)
     assert board.heard_at(1) is None
+
+
+def test_a_drain_is_known_to_all() -> None:
+    board = Scoreboard(2)
+    other = Scoreboard(2, os.dup(board.descriptor))
+    assert not other.drained
+    board.drain()
+    assert other.drained
+    assert (other.row(0), other.row(1), other.restarts) == (Row(), Row(), Restarts())

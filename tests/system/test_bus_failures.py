@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import threading
@@ -279,9 +280,34 @@ def test_a_shard_dies_while_workers_are_out_of_files(tmp_path: Path) -> None:
         talk(crowd, inside, "after")
 
 
+def test_heirs_run_out_of_files(tmp_path: Path) -> None:
+    """They take those for whom they have room. The others are sent away, and nobody is cut."""
+    with cluster(tmp_path, Kind("own", 1), 2, server={"drain_timeout": 2}) as server, Crowd(server) as crowd:
+        talkers = [Talker(crowd) for _ in range(2 * FEW_FILES)]
+        crowd.until(lambda: all(talker.joined for talker in talkers))
+        master, old = server.process.pid, workers_of(server)
+        resource.prlimit(master, resource.RLIMIT_NOFILE, (FEW_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        os.kill(master, signal.SIGHUP)
+        crowd.until(lambda: not set(old) & set(processes(server)))
+        inside = [talker for talker in talkers if talker.stage is Stage.ESTABLISHED]
+        crowd.until(lambda: all(talker in inside or talker.stage is Stage.CLOSED for talker in talkers))
+        assert {talker.code for talker in talkers if talker not in inside} == {4200}
+        assert 5 < len(inside) < FEW_FILES
+        talk(crowd, inside, "after")
+        assert server.log().count("no descriptors are left for connections of other workers") == 2
+        assert "src/ipc_listener" not in server.log()  # libzmq's last words
+
+
 def shard_processes(server: Server) -> list[int]:
     """Also those that have no inbox yet."""
-    return [pid for pid in processes(server) if b"resonate.bus" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in processes(server) if b"resonate.bus" in command_line(pid)]
+
+
+def command_line(pid: int) -> bytes:
+    """Nothing where that process has gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 @contextmanager
