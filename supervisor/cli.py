@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--debug", action="store_true", help="log each message, secrets and presence data left out")
     start.set_defaults(run=_start)
     renewed = commands.add_parser("reload", help="new configuration and new workers; nobody is disconnected")
-    renewed.add_argument("--drain", action="store_true", help="stop instead: send clients away one after another, and wait")
+    renewed.add_argument("--drain", action="store_true", help="stop instead: send clients away one by one, and wait")
     renewed.add_argument("--timeout", metavar="S", type=_seconds, help="how long to wait (default: what it may take)")
     renewed.add_argument(
         "--health-timeout",
