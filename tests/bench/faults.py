@@ -11,7 +11,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Connections that may be under way between two workers.
 UNDER_WAY: Final = 200
-#: More files than an heir opens for itself when connections begin to come.
+#: More sockets than an heir opens for itself when connections begin to come.
 SOME: Final = 30
 #: Seconds of such a step.
 STEP_S: Final = 0.001
@@ -42,7 +42,7 @@ class Scene:
         self.load, self.server = load, load.server
         self.old = workers_of(self.server)
         self.share = len(load.listeners) // len(self.old)
-        self.bare = sum(map(files, self.old)) // len(self.old) - self.share  # files of a worker without clients
+        self.bare = sum(map(sockets, self.old)) // len(self.old) - self.share  # sockets of a worker without clients
 
     def hup(self) -> None:
         self.server.process.send_signal(signal.SIGHUP)
@@ -70,7 +70,7 @@ class Scene:
 
     def held(self, pid: int) -> int:
         """About how many connections it has."""
-        return files(pid) - self.bare
+        return sockets(pid) - self.bare
 
     def booting(self) -> int:
         """The first of those that have been started since, or nobody."""
@@ -96,12 +96,14 @@ class Scene:
         return settled and not there & set(self.old) and not set(self.old) & set(processes(self.server))
 
 
-def files(pid: int) -> int:
-    """How many a process has open."""
-    try:
-        return len(os.listdir(f"/proc/{pid}/fd"))
-    except OSError:
-        return 0
+def sockets(pid: int) -> int:
+    """How many a process has open. Other files may be places that it keeps for connections."""
+    found = 0
+    with suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                found += os.readlink(entry.path).startswith("socket:")
+    return found
 
 
 def freeze(pid: int) -> None:
