@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from tests.support.eventually import eventually
 
@@ -19,12 +21,20 @@ BIN = Path(sys.executable).parent
 OURS = ("REVERB_", "RESONATE_", "REDIS_", "CACHE_", "APP_NAME")
 
 
+#: Ports that the kernel gives to nobody by itself: another test's client would take one before a server has it.
+PORTS: Final = range(10_000, 32_000)
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def toml(value: object) -> str:
