@@ -21,6 +21,7 @@ from resonate.errors import ConfigurationError
 
 _PREFIX: Final = "resonate"
 _WORKER: Final = re.compile(r"w-[1-9][0-9]{0,8}-[0-9]{1,18}", re.ASCII)
+_MASTER: Final = re.compile(r"m-[1-9][0-9]{0,8}-[0-9]{1,18}", re.ASCII)
 #: What a path of a unix socket may have (107 bytes), less the longest name in the directory.
 LONGEST_PATH: Final = 107 - 40
 
@@ -59,7 +60,10 @@ def pid_of(name: str) -> int:
 
 
 class RunDirectory:
-    """`path` is the directory; its name says whose it is: `resonate-UID-PID-START-RANDOM` of the master."""
+    """`path` is the directory. Its name says who has made it: `resonate-UID-PID-START-RANDOM` of a master.
+
+    Whose it is the file `master` in it says; without one, it is still that master's.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -123,8 +127,20 @@ class RunDirectory:
     @property
     def master(self) -> str:
         """The master's name."""
+        with suppress(OSError):
+            name = self.file("master").read_text()
+            if _MASTER.fullmatch(name):
+                return name
         _, _, pid, start, _ = self.path.name.split("-")
         return f"m-{pid}-{start}"
+
+    def own(self) -> None:
+        """This process is the master from now on. Raises OSError where that cannot be written."""
+        name = f"m-{identity(os.getpid())}"
+        if name != self.master:
+            written = self.file(f"{name}.new")
+            written.write_text(name)
+            written.replace(self.file("master"))  # who reads it sees the old one or this one
 
     @property
     def control(self) -> Path:

@@ -36,6 +36,9 @@ FRAMES: Final = 256
 BEAT_S: Final = 1.0
 #: How long to wait for workers to make their files anew, where the directory had vanished, in seconds.
 SETTLE_S: Final = 2.5
+#: How long the shard that is to be replaced may take to go, and between two looks whether it can be found, in seconds.
+REPLACE_S: Final = 5.0
+REPLACE_LOOK_S: Final = 0.02
 #: Objects to allocate before the garbage collector looks.
 GC_THRESHOLD: Final = 50_000
 
@@ -49,7 +52,7 @@ class ShardProcess:
         self._log = log
         self._name = f"s{index}-{identity(os.getpid())}"
         self._leaving = False
-        self._master_lives = True
+        self._master = directory.master
         self._poll = select.epoll()
         self._watched: dict[int, str] = {}  # pidfd -> name
         self._outlets: dict[str, Outlet] = {}
@@ -62,7 +65,7 @@ class ShardProcess:
         self._inbox = Inbox(self._context, directory, self._name)
         self._poll.register(self._inbox.fileno(), select.EPOLLIN)
         self._exchange = Exchange(self._name, expected, time.monotonic(), is_worker)
-        self._watch(directory.master)
+        self._watch(self._master)
         for worker in expected:
             self._watch(worker)
 
@@ -90,7 +93,7 @@ class ShardProcess:
         for outlet in self._outlets.values():
             outlet.close()
         self._directory.forget(self._name)
-        if not self._master_lives:
+        if not alive(self._directory.master):
             self._directory.remove()
 
     def _asked_to_leave(self, number: int, frame: object) -> None:
@@ -164,14 +167,22 @@ class ShardProcess:
         self._gone(name)
 
     def _gone(self, name: str) -> None:
-        if name == self._directory.master:
-            self._master_lives, self._leaving = False, True
+        if name == self._master:
+            self._bereaved()
             return
         outlet = self._outlets.pop(name, None)
         if outlet is not None:
             outlet.close(forget=True)
         self._directory.forget(name)
         self._exchange.gone(name, time.monotonic())
+
+    def _bereaved(self) -> None:
+        """The master has ended. Another may have taken its place."""
+        before, self._master = self._master, self._directory.master
+        if self._master == before:
+            self._leaving = True
+        else:
+            self._watch(self._master)
 
     def _end(self, worker: str, reason: str) -> None:
         """Kill a worker that cannot be kept up with: half a worker would be worse than none."""
@@ -203,6 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("timeout_s", type=float)
     parser.add_argument("log_format", choices=["text", "json"])
     parser.add_argument("protocol", type=int)
+    parser.add_argument("--replace", action="store_true", help="end the shard that is there, once this one can follow")
     options = parser.parse_args(arguments)
     if options.protocol != PROTOCOL:
         _logger(options.log_format).critical(
@@ -215,16 +227,11 @@ def main(arguments: list[str] | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # a terminal's, or a whole group's: workers act upon them
     directory = RunDirectory(options.directory)
-    seat = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        seat.bind(directory.seat(options.index))
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return  # somebody else is this shard
-        _logger(options.log_format).critical("shard %d cannot start: %s", options.index, error)
-        sys.exit(1)
     log = _logger(options.log_format)
     try:
+        seat = _seat(directory, options.index, options.replace, log)
+        if seat is None:
+            return  # somebody else is this shard
         shard = ShardProcess(directory, options.index, options.timeout_s, log)
     except OSError as error:
         log.critical("shard %d cannot start: %s", options.index, error)
@@ -233,6 +240,44 @@ def main(arguments: list[str] | None = None) -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     shard.run()
+
+
+def _seat(directory: RunDirectory, index: int, replace: bool, log: logging.Logger) -> socket.socket | None:
+    """What makes this process that shard; None where another one is. Raises OSError.
+
+    The one that is to be replaced serves until here, and is ended as if it had crashed: its successor knows what to do
+    then, and there is one way to follow a shard.
+    """
+    seat = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    until = time.monotonic() + REPLACE_S
+    while True:
+        try:
+            seat.bind(directory.seat(index))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or (replace and time.monotonic() > until):
+                raise
+        else:
+            return seat
+        if not replace:
+            return None
+        present = directory.shard(index)  # it may have its seat and no inbox yet
+        if present is None or not _gives_way(present, log):
+            time.sleep(REPLACE_LOOK_S)
+
+
+def _gives_way(shard: str, log: logging.Logger) -> bool:
+    """End that shard; whether it has gone by now."""
+    try:
+        descriptor = os.pidfd_open(pid_of(shard))
+    except ProcessLookupError:
+        return True
+    try:
+        if alive(shard):  # and not another process that has got its pid
+            log.info("shard %d takes the place of another (pid %d)", int(shard[1 : shard.index("-")]), pid_of(shard))
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        return bool(select.select([descriptor], [], [], REPLACE_S)[0])
+    finally:
+        os.close(descriptor)
 
 
 def _close_inherited() -> None:

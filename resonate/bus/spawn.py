@@ -11,10 +11,15 @@ from resonate.bus.directory import RunDirectory
 from resonate.version import PROTOCOL
 
 
-def spawn(directory: RunDirectory, index: int, timeout_s: float, log_format: str) -> int:
-    """Start a shard process; its pid. If there is one of this number it ends at once. Raises OSError."""
+def spawn(directory: RunDirectory, index: int, timeout_s: float, log_format: str, *, replace: bool = False) -> int:
+    """Start a shard process; its pid. If there is one of this number it ends at once. Raises OSError.
+
+    With `replace` it ends the other one as soon as it can take its place.
+    """
     words = [sys.executable, "-m", "resonate.bus", str(directory.path), str(index), str(timeout_s), log_format]
     words.append(str(PROTOCOL))  # that of the code on the disk may be another by now
+    if replace:
+        words.append("--replace")
     root = str(Path(__file__).parents[2])
     path = os.environ.get("PYTHONPATH")
     return os.posix_spawn(

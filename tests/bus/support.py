@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -47,13 +47,16 @@ class Bystander:
 class ShardProcess:
     """`python -m resonate.bus`; what it logs is kept."""
 
-    def __init__(self, directory: RunDirectory, index: int, log: Path, timeout_s: float = 30) -> None:
+    def __init__(
+        self, directory: RunDirectory, index: int, log: Path, timeout_s: float = 30, more: Sequence[str] = ()
+    ) -> None:
         self._log = log
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "resonate.bus", str(directory.path), str(index), str(timeout_s), "text"),
                     str(PROTOCOL),
+                    *more,
                 ],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -125,14 +128,18 @@ class Place:
         self.directory = RunDirectory(self.above / f"resonate-0-{self.master.master[2:]}-00000000")
         self.directory.ensure()
 
+    def own(self, master: Bystander) -> None:
+        """As `RunDirectory.own` in that process."""
+        self.directory.file("master").write_text(master.master)
+
     def bystander(self) -> Bystander:
         found = Bystander()
         self.closing.append(found.die)
         return found
 
-    def shard(self, index: int = 0, timeout_s: float = 30) -> ShardProcess:
-        """A shard process, which may not be there yet."""
-        shard = ShardProcess(self.directory, index, self.above / f"log-{len(self.closing)}", timeout_s)
+    def shard(self, index: int = 0, timeout_s: float = 30, *more: str) -> ShardProcess:
+        """A shard process, which may not be there yet; `more` are its options."""
+        shard = ShardProcess(self.directory, index, self.above / f"log-{len(self.closing)}", timeout_s, more)
         self.closing.append(shard.kill)
         return shard
 

@@ -112,6 +112,26 @@ def test_those_of_dead_masters_go_and_those_of_living_ones_stay(place: Place) ->
     assert {found.path for found in RunDirectory.masters(str(place.above))} == {place.directory.path, created.path}
 
 
+def test_it_may_get_another_owner(place: Place) -> None:
+    directory = place.directory
+    directory.own()
+    assert directory.master == f"m-{identity(os.getpid())}"
+    place.master.die()
+    RunDirectory.create(str(place.above))
+    assert directory.path in {found.path for found in RunDirectory.masters(str(place.above))}
+    before = directory.file("master").stat().st_mtime_ns
+    directory.own()
+    assert directory.file("master").stat().st_mtime_ns == before, "it is written once"
+    directory.file("master").unlink()
+    assert directory.master == place.master.master
+
+
+@pytest.mark.parametrize("text", ["", "m-", "m-1", "m-0-5", "w-1-5", "m-1-5\n", "m-1-5/../x", "m-" + "1" * 99 + "-1"])
+def test_what_names_no_master_does_not_count(place: Place, text: str) -> None:
+    place.directory.file("master").write_text(text)
+    assert place.directory.master == place.master.master
+
+
 def test_what_is_foreign_is_left_alone(place: Place) -> None:
     gone = reborn(place.master.master)[2:]
     elsewhere = place.above / "elsewhere"

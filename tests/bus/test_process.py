@@ -289,6 +289,56 @@ def test_a_terminal_s_signals_are_for_the_workers(place: Place) -> None:
     assert shard.lives
 
 
+# --- another master follows ------------------------------------------------------------------------------------------
+
+
+def test_it_stays_for_the_master_that_has_followed_its_own(place: Place) -> None:
+    follower, mortal = place.bystander(), place.bystander()
+    shard, name = place.ready_shard()
+    worker = place.worker(name, mortal)
+    worker.send(Hello(worker.name, NOTHING))
+    assert worker.receive().number == 1
+    place.own(follower)
+    place.master.die()
+    mortal.die()
+    greeted(place, name)
+    assert shard.lives
+
+
+def test_it_leaves_with_the_master_that_has_followed_its_own(place: Place) -> None:
+    follower = place.bystander()
+    shard, _ = place.ready_shard()
+    place.own(follower)
+    place.master.die()
+    follower.die()
+    assert ended(shard) == 0
+    assert not place.directory.path.exists()
+
+
+def test_the_shard_of_another_master_serves_until_it_is_replaced(place: Place) -> None:
+    shard, name = place.ready_shard()
+    worker = greeted(place, name)
+    assert ended(place.shard()) == 0  # who may not replace it leaves
+    assert worker.receive().shard == name
+    successor = place.shard(0, 30, "--replace")
+    assert ended(shard) == -signal.SIGKILL
+    other = str(eventually(lambda: place.directory.shard(0)))
+    assert pid_of(other) == successor.process.pid
+    assert not place.directory.file(name).exists()
+    assert f"takes the place of another (pid {shard.process.pid})" in successor.log
+
+
+def test_a_shard_that_has_no_inbox_yet_is_waited_for_and_replaced(place: Place) -> None:
+    with socket.socket(socket.AF_UNIX) as seat:
+        seat.bind(place.directory.seat(0))
+        successor = place.shard(0, 30, "--replace")
+        plain = place.shard(0)
+        assert ended(plain) == 0
+        assert place.directory.shard(0) is None
+        assert successor.lives
+    assert eventually(lambda: place.directory.shard(0)) is not None
+
+
 # --- a directory that vanishes ---------------------------------------------------------------------------------------
 
 
