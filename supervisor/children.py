@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from typing import Any, Final, NoReturn
 from gunicorn import util
 from resonate.supervisor import errands, signals
 from resonate.supervisor.application import Application
-from resonate.supervisor.listeners import Listeners, Listening
-from resonate.supervisor.roster import FIRST, Exit, Spawn
+from resonate.supervisor.listeners import Listeners, Listening, socket_of
+from resonate.supervisor.roster import Exit, Spawn
 
 from resonate.bus.directory import RunDirectory
 from resonate.server.scoreboard import Row, Scoreboard
@@ -52,13 +51,19 @@ class Post:
 class Workers:
     """The workers of this process. `close_others` closes, in a fork, what only the master should hold.
 
-    `apps` are what the workers of each generation serve, and on which sockets.
+    `apps` are what the workers of each generation serve, and on which sockets; `first` is this master's first one.
     """
 
     def __init__(
-        self, apps: dict[int, Application], log: Any, scoreboard: Scoreboard, close_others: Callable[[], None]
+        self,
+        apps: dict[int, Application],
+        first: int,
+        log: Any,
+        scoreboard: Scoreboard,
+        close_others: Callable[[], None],
     ) -> None:
         self.apps = apps
+        self._first = first
         self._log = log
         self._scoreboard = scoreboard
         self._close_others = close_others
@@ -76,7 +81,7 @@ class Workers:
         app = self.apps[generation]
         sockets = app.listeners.sockets(slot)
         with signals.held():
-            pid = self._forked(app, post, sockets) if generation == FIRST else self._executed(app, post, sockets)
+            pid = self._forked(app, post, sockets) if generation == self._first else self._executed(app, post, sockets)
         self._rows[pid] = row
         return pid
 
@@ -150,21 +155,15 @@ class Workers:
 def work(letter: Mapping[str, Any], application: Callable[[Settings], Application]) -> NoReturn:
     """The life of a worker that has been executed."""
     app = application(Settings.restored(letter["settings"]))
-    metrics = None if letter["metrics"] is None else _inherited(letter["metrics"])
+    metrics = None if letter["metrics"] is None else socket_of(letter["metrics"])
     app.shared = Shared(RunDirectory(Path(letter["directory"])), metrics, letter["shards"])
     log = app.cfg.logger_class(app.cfg)
     if app.debug:
         log.error_log.setLevel(logging.DEBUG)
-    sockets = [Listening(_inherited(descriptor)) for descriptor in letter["sockets"]]
+    sockets = [Listening(socket_of(descriptor)) for descriptor in letter["sockets"]]
     scoreboard = Scoreboard(**letter["scoreboard"])
     os.set_inheritable(scoreboard.descriptor, False)
     _live(app, Post(**letter["post"]), sockets, scoreboard, log)
-
-
-def _inherited(descriptor: int) -> socket.socket:
-    sock = socket.socket(fileno=descriptor)
-    sock.set_inheritable(False)
-    return sock
 
 
 class _Heartbeat:

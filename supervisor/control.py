@@ -127,10 +127,14 @@ class Control:
 
     def close(self) -> None:
         """Close everything, and remove the file."""
+        self.part()
+        self._path.unlink(missing_ok=True)
+
+    def part(self) -> None:
+        """Close everything: the file is another master's, or about to be."""
         self._close_listening()
         for client in list(self._clients.values()):
             self._drop(client)
-        self._path.unlink(missing_ok=True)
 
     def part_with(self, report: Report) -> socket.socket | None:
         """Give up the client that waits for it, once it has all that it was told: another program goes on."""

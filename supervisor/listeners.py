@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from gunicorn import systemd
 from resonate.supervisor import address, steering
@@ -42,13 +42,12 @@ class Listening:
 class Listeners:
     """The sockets of each slot. `shared` are those that all slots have; None: each has its own, on `address`."""
 
-    def __init__(self, address: Address, shared: Collection[socket.socket] | None = None) -> None:
+    def __init__(self, address: Address, shared: Iterable[socket.socket] | None = None) -> None:
         self._address = address
         self._shared = None if shared is None else [Listening(sock) for sock in shared]
         self._own: dict[int, Listening] = {}  # below 0: see `_left`
         self._order: list[int] = []  # slots, as the kernel numbers their sockets
         self._steered: frozenset[int] = frozenset()
-        self._program = False
         self._path: tuple[int, int] | None = None  # of a unix socket that we have made
 
     @classmethod
@@ -65,6 +64,39 @@ class Listeners:
         listeners = cls(address)
         listeners.sockets(0)  # an error shows now, and a port of 0 has become one for all
         return listeners
+
+    @classmethod
+    def restored(cls, plain: Mapping[str, Any]) -> Listeners:
+        """Those of another process, which it has described by `plain` and passed to this one."""
+        family, name = plain["address"]
+        where = Address(socket.AddressFamily(family), name if isinstance(name, str) else tuple(name))
+        listeners = cls(where, None if plain["shared"] is None else map(socket_of, plain["shared"]))
+        listeners._own = {slot: Listening(socket_of(descriptor)) for slot, descriptor in plain["own"]}
+        listeners._order, listeners._steered = plain["order"], frozenset(plain["steered"])
+        listeners._path = None if plain["path"] is None else tuple(plain["path"])
+        return listeners
+
+    def plain(self) -> dict[str, Any]:
+        """As values of JSON. The sockets are descriptors, see `descriptors`."""
+        shared = None if self._shared is None else [listening.fileno() for listening in self._shared]
+        return {
+            "address": [self._address.family, self._address.name],
+            "shared": shared,
+            "own": [(slot, listening.fileno()) for slot, listening in self._own.items()],
+            "order": self._order,
+            "steered": sorted(self._steered),
+            "path": self._path,
+        }
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Of all sockets."""
+        return [listening.fileno() for listening in [*(self._shared or ()), *self._own.values()]]
+
+    @property
+    def slots(self) -> list[int]:
+        """Those that have a socket of their own."""
+        return [slot for slot in self._own if slot >= 0]
 
     @property
     def handed_down(self) -> bool:
@@ -87,7 +119,6 @@ class Listeners:
         listeners = cls(Address(address.family, sockets[0].getsockname()))
         listeners._order = [index if index < slots else slots - index - 1 for index in range(len(sockets))]
         listeners._own = {slot: Listening(sock) for slot, sock in zip(listeners._order, sockets, strict=True)}
-        listeners._program = True  # perhaps: it is the kernel that has it
         return listeners
 
     def hand_down(self) -> list[int]:
@@ -140,13 +171,18 @@ class Listeners:
 
     def close(self) -> None:
         """Close all: workers have copies, and when these are closed as well connections are refused."""
+        path, self._path = self._path, None
+        self.close_copies()
+        if path is not None and _identity(self._address.name) == path:
+            os.unlink(self._address.name)
+
+    def close_copies(self) -> None:
+        """Close all in this process: another one has them, and the path of a unix socket."""
+        self._path = None
         for listening in [*(self._shared or ()), *self._own.values()]:
             listening.close()
         self._own.clear()
         self._order.clear()
-        if self._path is not None and _identity(self._address.name) == self._path:
-            os.unlink(self._address.name)
-        self._path = None
 
     def _tcp(self) -> Listening:
         sock = socket.socket(self._address.family, socket.SOCK_STREAM)
@@ -178,11 +214,9 @@ class Listeners:
         try:
             if 0 < len(excluded) < len(self._order):
                 steering.attach(sock, steering.program(len(self._order), excluded))
-                self._program = True
-            elif self._program:
-                self._program = False
+            else:
                 steering.detach(sock)
-        except OSError:
+        except OSError:  # also where there is no program
             pass
 
 
@@ -199,9 +233,15 @@ def listen(host: str, port: int, *, taken: bool = False) -> Listeners:
         raise address.refusal(error, host, port) from None
 
 
-def _adopted(descriptor: int) -> socket.socket:
+def socket_of(descriptor: int) -> socket.socket:
+    """A socket that was passed to this process when it was executed."""
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
+    return sock
+
+
+def _adopted(descriptor: int) -> socket.socket:
+    sock = socket_of(descriptor)
     sock.setblocking(False)
     if sock.family is not socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

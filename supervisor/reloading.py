@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from resonate.supervisor.application import Application
 from resonate.supervisor.children import Workers
 from resonate.supervisor.control import Line, Report
 from resonate.supervisor.generation import Phase, Reload
-from resonate.supervisor.listeners import listen
+from resonate.supervisor.premises import Premises
 from resonate.supervisor.process import Limits
 from resonate.supervisor.readiness import Readiness
 from resonate.supervisor.reading import Found, Reading, Unreadable
@@ -24,16 +23,11 @@ from resonate.supervisor.resharding import Resharding
 from resonate.supervisor.roster import Roster
 
 from resonate.errors import ConfigurationError
-from resonate.server.listener import listen_for_metrics
 from resonate.server.scoreboard import Scoreboard
-from resonate.settings import Server
 from resonate.version import VERSION
 
 #: What the master has made of these, no heir can change: the run directory, the logger.
 FIXED: Final = ("run_dir", "log_format")
-#: Where the server listens.
-ADDRESS: Final = ("host", "port")
-METRICS_ADDRESS: Final = ("metrics_host", "metrics_port")
 #: Who may wait for the end of a reload at a time; `status` is to be answered meanwhile.
 MOST_WAITING: Final = 8
 #: How long reading the configuration may take, in seconds; nobody waits for it.
@@ -189,23 +183,13 @@ class Reloading:
 
     def _candidate(self, found: Found) -> Application:
         """What the heirs serve, and where. Raises ConfigurationError where nobody can listen."""
-        settings, present = found.settings, self.app.settings.server
         if found.version != VERSION:
             self._log.info("version %s is on the disk: heirs are of it, the master stays %s", found.version, VERSION)
-        for notice in settings.notices:
+        for notice in found.settings.notices:
             self._log.warning("%s", notice)
-        fixed = (*FIXED, *ADDRESS) if self.app.listeners.handed_down else FIXED
-        for name in _changed(present, settings.server, fixed):
-            self._log.warning("%s stays %s until the server is started again", name, getattr(present, name))
-        server = dataclasses.replace(settings.server, **{name: getattr(present, name) for name in fixed})
-        settings = dataclasses.replace(settings, server=server)
-        shared, listeners = self.app.shared, self.app.listeners
-        if _changed(present, server, METRICS_ADDRESS):
-            shared = dataclasses.replace(shared, metrics=listen_for_metrics(server, self._log))
-        if _changed(present, server, ADDRESS):
-            listeners = listen(server.host, server.port, taken=server.port == present.port)
-            self._log.info("Listening at: %s as well, from when the heirs are ready", ", ".join(listeners.names()))
-        return self.app.successor(settings, shared, listeners)
+        premises = Premises(self.app.settings.server, self.app.shared, self.app.listeners)
+        settings, premises = premises.adapted(found.settings, FIXED, self._log)
+        return self.app.successor(settings, premises.shared, premises.listeners)
 
     def _refuse(self, wish: _Wish, reason: str) -> None:
         self._log.error("the reload is refused, nothing changes: %s", reason)
@@ -304,11 +288,6 @@ class Reloading:
 def limits(app: Application) -> Limits:
     """What the roster is to know of the settings."""
     return Limits(graceful_timeout_s=app.cfg.graceful_timeout, worker_timeout_s=app.settings.server.worker_timeout)
-
-
-def _changed(present: Server, wanted: Server, names: Iterable[str]) -> list[str]:
-    """Those of the settings that differ."""
-    return [name for name in names if getattr(present, name) != getattr(wanted, name)]
 
 
 def _number(value: object) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from resonate.supervisor.application import Application
 from resonate.supervisor.children import ending
 from resonate.supervisor.control import Control, Line, Report
 from resonate.supervisor.inheritance import Inheritance
+from resonate.supervisor.listeners import socket_of
 from resonate.supervisor.readiness import Readiness
 from resonate.supervisor.reading import MOST_SAID
 from resonate.supervisor.reloading import Reloading
@@ -105,7 +105,7 @@ class Restarting:
         self._checking: list[Report] = []  # for the check alone
         self._returning = [Report() for _ in inherited.waiting]  # since before this program
         for descriptor, report in zip(inherited.waiting, self._returning, strict=True):
-            control.adopt(_socket(descriptor), report)
+            control.adopt(socket_of(descriptor), report)
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
@@ -124,6 +124,11 @@ class Restarting:
             self._begin()
         self._tell(report)
         return report
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is under way, or being checked."""
+        return self._stage is not Stage.IDLE
 
     @property
     def due(self) -> bool:
@@ -250,12 +255,6 @@ def check(
 
 def _letter(errand: str, inheritance: Inheritance) -> dict[str, Any]:
     return {"errand": errand, **dataclasses.asdict(inheritance)}
-
-
-def _socket(descriptor: int) -> socket.socket:
-    sock = socket.socket(fileno=descriptor)
-    sock.set_inheritable(False)
-    return sock
 
 
 def _failure(reason: str) -> Line:

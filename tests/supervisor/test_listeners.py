@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from resonate.supervisor import steering
@@ -199,6 +201,34 @@ def test_a_child_keeps_its_own_socket_only(listeners: Listeners) -> None:
     assert [sock.fileno() >= 0 for sock in socks] == [False, True, False]
 
 
+def test_another_process_goes_on_with_them(listeners: Listeners) -> None:
+    for slot in (1, 2):
+        listeners.sockets(slot)
+    listeners.steer({0, 2})
+    plain = json.loads(json.dumps(passed(listeners)))
+    other = Listeners.restored(plain)
+    target = place(listeners)
+    listeners.close_copies()
+    assert other.slots == [0, 1, 2]
+    assert place(other) == target
+    assert distribution(other, [0, 1, 2])[1] == 0
+    other.sockets(3)
+    assert distribution(other, [0, 1, 2, 3])[3] == 0
+    other.release(0)
+    other.steer({3})
+    assert distribution(other, [1, 2, 3], 50) == {1: 0, 2: 0, 3: 50}
+    assert not any(os.get_inheritable(descriptor) for descriptor in other.descriptors)
+    other.close()
+
+
+def passed(listeners: Listeners) -> dict[str, Any]:
+    """As another process would be told, with descriptors of its own."""
+    plain = listeners.plain()
+    plain["own"] = [(slot, os.dup(descriptor)) for slot, descriptor in plain["own"]]
+    plain["shared"] = None if plain["shared"] is None else [os.dup(descriptor) for descriptor in plain["shared"]]
+    return plain
+
+
 def test_after_closing_connections_are_refused(listeners: Listeners) -> None:
     target = place(listeners)
     listeners.close()
@@ -219,6 +249,21 @@ def test_a_program_is_written_for_the_kernel() -> None:
 
 
 # --- one for all -----------------------------------------------------------------------------------------------------
+
+
+def test_the_path_of_a_unix_socket_is_left_to_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "x.sock"
+    opened = Listeners.open(Address(socket.AF_UNIX, str(path)))
+    other = Listeners.restored(json.loads(json.dumps(passed(opened))))
+    opened.close_copies()
+    opened.close()
+    assert other.names() == [f"unix:{path}"]
+    assert not other.handed_down
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        assert accepted(other.sockets(0)[0].sock) == 1
+    other.close()
+    assert not path.exists()
 
 
 def test_a_unix_socket_is_shared_and_removed_at_the_end(tmp_path: Path) -> None:

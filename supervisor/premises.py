@@ -1,0 +1,53 @@
+"""Where a server lives: run directory and listening sockets, and what a new configuration may change of that."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from resonate.supervisor.listeners import Listeners, listen
+
+from resonate.server.listener import listen_for_metrics
+from resonate.server.service import Shared
+from resonate.settings import Server, Settings
+
+#: What no worker can change that is started beside others.
+SHARED: Final = ("run_dir", "bus_shards")
+#: Where the server listens.
+ADDRESS: Final = ("host", "port")
+METRICS_ADDRESS: Final = ("metrics_host", "metrics_port")
+
+
+@dataclass(frozen=True)
+class Premises:
+    """`server` is what they were made with."""
+
+    server: Server
+    shared: Shared
+    listeners: Listeners
+
+    def adapted(self, settings: Settings, fixed: Collection[str], log: Any) -> tuple[Settings, Premises]:
+        """What can be had of `settings` while this server lives, `fixed` staying as it is; sockets that did not change
+        are the same ones.
+
+        Raises ConfigurationError where nobody can listen.
+        """
+        fixed = (*fixed, *ADDRESS) if self.listeners.handed_down else fixed
+        present = self.server
+        for name in _changed(present, settings.server, fixed):
+            log.warning("%s stays %s until the server is started again", name, getattr(present, name))
+        server = dataclasses.replace(settings.server, **{name: getattr(present, name) for name in fixed})
+        shared, listeners = self.shared, self.listeners
+        if _changed(present, server, METRICS_ADDRESS):
+            shared = dataclasses.replace(shared, metrics=listen_for_metrics(server, log))
+        if _changed(present, server, ADDRESS):
+            listeners = listen(server.host, server.port, taken=server.port == present.port)
+            log.info("Listening at: %s as well, from when the heirs are ready", ", ".join(listeners.names()))
+        return dataclasses.replace(settings, server=server), Premises(server, shared, listeners)
+
+
+def _changed(present: Server, wanted: Server, names: Iterable[str]) -> list[str]:
+    """Those of the settings that differ."""
+    return [name for name in names if getattr(present, name) != getattr(wanted, name)]
