@@ -6,14 +6,18 @@ What it was asked to spawn, and did not, it is asked for again: nothing here wai
 Workers come in generations. One serves; during a reload there are its heirs beside it, until all of them are ready and
 serve in its place, or one fails and all of them go. One rule is for everybody who goes, whatever the cause: whose slot
 another one has is told at once, others yield first; and who has served bequeaths its connections to one that serves.
+
+During a succession there is another master beside this one: a *neighbour*. The new one begins with nobody that serves,
+and with heirs, as in a reload. When they are ready the old one gives way: it wants no workers any more, and those that
+it has bequeath their connections to the neighbour's.
 """
 
 from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from resonate.supervisor.generation import Generation, Progress, Reload, Turn, bounded
@@ -31,7 +35,7 @@ SHARD_GRACE_S: Final = 3.0
 HURRY_S: Final = 2.0
 #: A worker may be silent for this long while it imports what it hosts, if `worker_timeout` is shorter.
 BOOT_S: Final = 60.0
-#: Of workers; that of shards changes only with their number: they outlive reloads.
+#: Where nobody was before. That of shards changes only with their number: they outlive reloads.
 FIRST: Final = 1
 
 
@@ -88,20 +92,35 @@ class Exit:
     retry_in_s: float | None
 
 
+@dataclass(frozen=True)
+class Neighbour:
+    """Another master in the same run directory. `workers` are its ready ones: pid -> slot.
+
+    `senior`: it was there before this one, and the shards are its own; otherwise they are ours.
+    """
+
+    senior: bool
+    workers: Mapping[int, int] = field(default_factory=dict)
+
+
 class Roster:
     """`workers` and `shards` are how many are wanted. One worker has its shard inside; see `sharded`.
 
-    `reload` is the one that is under way, or the last one; None before the first.
+    `reload` is the one that is under way, or the last one; None before the first. `neighbour` is None but during a
+    succession.
     """
 
     def __init__(self, workers: int, shards: int, limits: Limits) -> None:
         self.shards = shards
+        self.first = FIRST  # the number of our first generation
         self.serving = Generation(FIRST, bounded(workers), limits)
         self.processes: dict[int, Process] = {}
         self.restarts: dict[Role, int] = dict.fromkeys(Role, 0)
         #: Whether shards are processes: from two workers or shards on, also if one is an heir; and then for ever.
         self.sharded = self.serving.workers > 1 or shards > 1
         self.reload: Reload | None = None
+        self.neighbour: Neighbour | None = None
+        self._given_way: Generation | None = None  # who would serve if there were no neighbour
         self._heirs: Generation | None = None
         self._shards_generation = FIRST
         self._resharding = False
@@ -109,6 +128,54 @@ class Roster:
         self._steered: frozenset[int] | None = None
         self._backoffs: dict[Place, Backoff] = {}
         self._stop_by: float | None = None  # when workers that have not gone are killed; None: not stopping
+
+    # --- another master ----------------------------------------------------------------------------------------------
+
+    def join(
+        self, senior: Neighbour, generation: int, sockets: Iterable[int], now: float, health_timeout_s: float
+    ) -> Reload:
+        """At the start, beside a master that is to be succeeded: our first workers are the heirs of its own.
+
+        They are that generation; `sockets` are the slots that have one.
+        """
+        heirs = self.serving
+        self.neighbour, self._open = senior, set(sockets)
+        self.first, self.serving = generation, Generation(generation - 1, 0, heirs.limits)
+        return self.begin_reload(now, health_timeout_s, heirs.workers)
+
+    def accompany(self) -> None:
+        """There is a master that may succeed this one: its workers need shards that they can reach."""
+        self.neighbour, self.sharded = Neighbour(senior=False), True
+
+    def meet(self, workers: Mapping[int, int]) -> None:
+        """Those are the ready workers of the other master: pid -> slot."""
+        if self.neighbour is not None:
+            self.neighbour = Neighbour(self.neighbour.senior, workers)
+
+    def give_way(self) -> None:
+        """The other master serves from now on."""
+        self._given_way, self.serving = self.serving, Generation(self.serving.number, 0, self.serving.limits)
+
+    def withdraw(self, reason: str, now: float) -> None:
+        """The other master serves on: our heirs go, if they are still waiting for each other."""
+        if self._heirs is not None:
+            self._roll_back(reason, now)
+
+    def bereaved(self, now: float) -> None:
+        """The other master has gone: what was its own is ours.
+
+        Heirs serve, ready or not, since nobody else does. Where we had given way, or up, there is a new generation:
+        those who were told to go cannot be told to stay.
+        """
+        self.neighbour = None
+        if self.stopping:
+            return
+        if self._given_way is not None:
+            given, self._given_way = self._given_way, None
+            self.serving = Generation(self.next_generation, given.workers, given.limits, set(given.slots))
+            self._steered = None
+        elif not self.serving.workers and self._heirs is not None:
+            self._promote(self._heirs, now)
 
     # --- what happened -----------------------------------------------------------------------------------------------
 
@@ -133,7 +200,7 @@ class Roster:
         """
         if self.stopping or self.reloading:
             raise RuntimeError("not now")
-        number = self.serving.number + 1 if self.reload is None else self.reload.number + 1
+        number = self.next_generation
         self._heirs = Generation(number, bounded(workers or self.workers), limits or self.serving.limits)
         self.sharded = True  # heirs and those who serve work together, also where there is one of each
         self.reload = Reload(number, now, health_timeout_s)
@@ -228,8 +295,15 @@ class Roster:
 
     @property
     def over(self) -> bool:
-        """Stopped, and nobody is left."""
-        return self.stopping and not self.processes
+        """Stopped, and nobody is left; or another master serves. Then shards are left to it."""
+        if self.stopping:
+            return not self.processes
+        return not any(generation.workers for generation in self._generations) and not self._workers
+
+    @property
+    def next_generation(self) -> int:
+        """The number of those who are wanted next."""
+        return max(self.serving.number, 0 if self.reload is None else self.reload.number) + 1
 
     @property
     def reloading(self) -> bool:
@@ -242,11 +316,26 @@ class Roster:
         return any(it.role is Role.SHARD and it.generation != self._shards_generation for it in self.processes.values())
 
     @property
+    def at_rest(self) -> bool:
+        """Whether every worker is where one is wanted: nobody is leaving."""
+        wanted = set(self.wanted)
+        return not self.reloading and all(process.place in wanted for process in self._workers)
+
+    @property
     def unready(self) -> list[Place]:
         """What is needed to serve and has no process that is ready."""
         ready = {process.place for process in self.processes.values() if process.state is State.READY}
         heirs = () if self._heirs is None else _places(self._heirs)
         return [place for place in self.wanted if place not in ready and place not in heirs]
+
+    def inheritors(self) -> dict[int, int]:
+        """Who takes the connections of those who go, pid -> slot: those of ours that serve, or else the neighbour's."""
+        if self.stopping:
+            return {}
+        if self.serving.workers or self.neighbour is None:
+            ready = self.ready_workers(self.serving.number)
+            return {process.pid: process.slot for process in ready if process.slot in self.serving.slots}
+        return dict(self.neighbour.workers)
 
     def old_workers(self, generation: int) -> list[Process]:
         """Those that a generation replaces and that live."""
@@ -282,14 +371,20 @@ class Roster:
             return
         ready = {process.slot for process in self.ready_workers(heirs.number)}
         if ready >= heirs.slots and len(heirs.slots) == heirs.workers:
-            reload.take(Turn.PROMOTE, now)
-            self.serving, self._heirs = heirs, None
-            self._backoffs = {place: it for place, it in self._backoffs.items() if place.role is Role.SHARD}
+            self._promote(heirs, now)
         elif now >= reload.deadline:
             missing = heirs.workers - len(ready & heirs.slots)
             self._roll_back(f"after {reload.health_timeout_s:g} s {missing} of {heirs.workers} are not ready", now)
 
+    def _promote(self, heirs: Generation, now: float) -> None:
+        assert self.reload is not None
+        self.reload.take(Turn.PROMOTE, now)
+        self.serving, self._heirs = heirs, None
+        self._backoffs = {place: it for place, it in self._backoffs.items() if place.role is Role.SHARD}
+
     def _roll_back(self, reason: str, now: float) -> None:
+        if not self.serving.workers:
+            self._given_way = self._heirs
         self._heirs = None
         if self.reload is not None:
             self.reload.take(Turn.ROLL_BACK, now, reason)
@@ -299,7 +394,7 @@ class Roster:
 
         Heirs are in the slots of those that they follow, as far as there are as many: they accept from the same socket.
         """
-        all_wanted = set().union(*(generation.slots for generation in self._generations))
+        all_wanted = set().union(self._neighbouring, *(generation.slots for generation in self._generations))
         occupied = {process.slot for process in self._workers}
         for generation in self._generations:
             own = {process.slot for process in self._workers if process.generation == generation.number}
@@ -309,9 +404,9 @@ class Roster:
     def _steer(self) -> Iterator[Steer]:
         """New connections wait in the queue of a slot whose worker boots; so they go to others while there are any.
 
-        A slot that only heirs have gets none: they may have to go.
+        A slot that only heirs have gets none: they may have to go. One master decides: who has workers that serve.
         """
-        if self.stopping:
+        if self.stopping or not self.serving.workers:
             return
         wanted = set(self.wanted)
         ready, starting = (
@@ -335,7 +430,7 @@ class Roster:
         for process in self.processes.values():
             step = steps[process.pid]
             if process.state is State.RETIRING and (step is Step.RETIRE or process.heir):
-                yield from self._bequeath(process, wanted)
+                yield from self._bequeath(process)
             if step in SIGNALS:
                 yield Kill(process.pid, SIGNALS[step])
 
@@ -343,7 +438,8 @@ class Roster:
         lasts_s = now - process.since
         match process.state:
             case State.STARTING | State.READY if not wanted:
-                at_once = self.stopping or process.role is Role.SHARD or process.slot in self.serving.slots
+                manned = process.slot in self.serving.slots or process.slot in self._neighbouring
+                at_once = self.stopping or process.role is Role.SHARD or manned
                 return Step.RETIRE if at_once else Step.YIELD
             case State.YIELDING if self.stopping or lasts_s >= YIELD_S:
                 return Step.RETIRE
@@ -355,18 +451,18 @@ class Roster:
                 return Step.ABORT
         return None
 
-    def _bequeath(self, process: Process, wanted: Collection[Place]) -> Iterator[Bequeath]:
+    def _bequeath(self, process: Process) -> Iterator[Bequeath]:
         """Name an heir for one that has served, or another one in place of one that does not serve any more.
 
         Until there is another the name stays: whose heir has died waits. In a stop there is nobody to wait for.
         """
-        heirs = [] if self.stopping else [it for it in self.ready_workers(self.serving.number) if it.place in wanted]
-        if process.role is Role.SHARD or not process.booted or any(heir.pid == process.heir for heir in heirs):
+        heirs = self.inheritors()
+        if process.role is Role.SHARD or not process.booted or process.heir in heirs:
             return
         bequests = Counter(it.heir for it in self.processes.values() if it.state is State.RETIRING)
-        best = min(heirs, key=lambda heir: (heir.slot != process.slot, bequests[heir.pid]), default=None)
-        if best is not None or (self.stopping and process.heir):
-            process.heir = best.pid if best is not None else 0
+        best = min(heirs, key=lambda heir: (heirs[heir] != process.slot, bequests[heir]), default=0)
+        if best or (self.stopping and process.heir):
+            process.heir = best
             yield Bequeath(process.pid, process.heir)
 
     def _killed_at(self, process: Process) -> float:
@@ -385,6 +481,9 @@ class Roster:
         return now - process.heard_at > timeout
 
     def _releases(self) -> Iterator[Release]:
+        """A socket that two masters have is closed for both."""
+        if self.neighbour is not None:
+            return
         used = {process.slot for process in self._workers}
         for slot in sorted(self._open - used.union(*(generation.slots for generation in self._generations))):
             self._open.remove(slot)
@@ -410,12 +509,19 @@ class Roster:
     @property
     def wanted(self) -> list[Place]:
         """Shards first: workers look for them. In a stop they are needed as long as there are workers."""
-        shards = self.sharded and (not self.stopping or bool(self._workers))
+        neighbour = self.neighbour
+        needed = not self.stopping or bool(self._workers) or neighbour is not None
+        shards = self.sharded and needed and not (neighbour is not None and neighbour.senior)
         places = [Place(Role.SHARD, index, self._shards_generation) for index in range(self.shards if shards else 0)]
         if not self.stopping:
             for generation in self._generations:
                 places += _places(generation)
         return places
+
+    @property
+    def _neighbouring(self) -> set[int]:
+        """Slots in which the other master has a worker."""
+        return set() if self.neighbour is None else set(self.neighbour.workers.values())
 
     def _is_heir(self, place: Place) -> bool:
         return self._heirs is not None and place in _places(self._heirs)
