@@ -27,6 +27,7 @@ from resonate.supervisor.reloading import Reloading, limits
 from resonate.supervisor.restarting import Restarting
 from resonate.supervisor.roster import Action, Bequeath, Kill, Release, Roster, Spawn, Steer
 from resonate.supervisor.signals import Signals
+from resonate.supervisor.succession import Abdication, Accession, Office
 
 from resonate.bus.directory import pid_of
 from resonate.bus.spawn import spawn
@@ -42,22 +43,31 @@ BUSY_TURN_S: Final = 0.05
 ROWS: Final = 4 * MAX_WORKERS
 #: Between looks at the files in the run directory.
 DIRECTORY_LOOK_S: Final = 1.0
+#: Why something is refused meanwhile.
+IN_SUCCESSION: Final = "one master is about to follow another; ask again when one of them has gone"
 
 
 class Master:
-    """Serves what `app` holds. `run` is all there is to call."""
+    """Serves what `app` holds. `run` is all there is to call. `accession` is of one that is to follow another."""
 
-    def __init__(self, app: Application, inherited: Inheritance = NOTHING) -> None:
+    def __init__(
+        self, app: Application, inherited: Inheritance = NOTHING, accession: Accession | None = None
+    ) -> None:
         os.environ["SERVER_SOFTWARE"] = SERVER_SOFTWARE
-        self.app, self.settings, self.cfg = app, app.settings, app.cfg
         self.inherited = inherited
         self.pid, self.started_at = os.getpid(), time.monotonic()
         self.log = app.cfg.logger_class(app.cfg)
         if app.debug:
             self.log.error_log.setLevel(logging.DEBUG)
         self.log.close_on_exec()
+        self.accession = accession
+        if accession is not None:
+            app = accession.furnish(app, self.log)
+        self.app, self.settings, self.cfg = app, app.settings, app.cfg
         server = app.settings.server
         self.roster = Roster(server.workers, server.bus_shards, limits(app))
+        if accession is not None:
+            accession.join(self.roster, server.health_timeout)
         self.scoreboard = Scoreboard(ROWS)
         self.selector = selectors.PollSelector()  # an epoll instance would be shared with the children
         self._directory_looked_at = 0.0
@@ -83,11 +93,43 @@ class Master:
     # --- begin and end -----------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        self.app.shared = share(self.settings, self.log)
+        if self.accession is None:
+            self.app.shared = share(self.settings, self.log)
         self.directory = self.app.shared.directory
         handlers = {"status": self._status, "reload": self._asked_to_reload, "stop": self._asked_to_stop}
         handlers["restart"] = self._asked_to_restart
         self.control = Control(self.directory.control, handlers, self.selector, time.monotonic)
+        if self.accession is None:
+            self._open_doors()
+        self.signals = Signals([*self._on_signal, signal.SIGCHLD])
+        self.selector.register(self.signals, selectors.EVENT_READ, lambda: None)
+        first = self.roster.first
+        apps = {self.roster.serving.number: self.app, first: self.app}
+        self.workers = Workers(apps, first, self.log, self.scoreboard, self._close_in_child)
+        self.readiness = Readiness(self.settings, self.log, self.app.listeners.names(), self.started_at)
+        self.reloading = Reloading(self.log, self.roster, self.workers, self.scoreboard, self.readiness)
+        self.restarting = Restarting(
+            self.log, self.roster, self.control, self.reloading, self.readiness, self.inherited
+        )
+        office = Office(
+            self.log,
+            self.roster,
+            self.workers,
+            self.reloading,
+            self.readiness,
+            self.directory,
+            self.control,
+            self.selector,
+            self._told_to_stop,
+        )
+        self.abdication = Abdication(office)
+        self._record_restarts()
+        self.readiness.greet()
+        if self.accession is not None:
+            self.accession.begin(office, self.settings.server.health_timeout)
+        util._setproctitle(f"master [{self.cfg.proc_name}]")
+
+    def _open_doors(self) -> None:
         try:
             self._open_control()
             self.app.listeners = self.inherited.listen(self.settings.server)
@@ -95,17 +137,6 @@ class Master:
             self.control.close()
             self.directory.remove()
             raise
-        self.signals = Signals([*self._on_signal, signal.SIGCHLD])
-        self.selector.register(self.signals, selectors.EVENT_READ, lambda: None)
-        apps = {self.roster.serving.number: self.app}
-        self.workers = Workers(apps, self.log, self.scoreboard, self._close_in_child)
-        self.readiness = Readiness(self.settings, self.log, self.app.listeners.names(), self.started_at)
-        self.reloading = Reloading(self.log, self.roster, self.workers, self.scoreboard, self.readiness)
-        self.restarting = Restarting(
-            self.log, self.roster, self.control, self.reloading, self.readiness, self.inherited
-        )
-        self.readiness.greet()
-        util._setproctitle(f"master [{self.cfg.proc_name}]")
 
     def _open_control(self) -> None:
         path = self.directory.control
@@ -125,9 +156,27 @@ class Master:
             self.restarting.execute(self.directory)
 
     def _close(self) -> None:
-        self._close_listeners()
-        self.control.close()
-        self.directory.remove()
+        if self._in_charge:
+            self.control.close()
+        else:
+            self.control.part()
+        if self.abdication.accompanied:
+            self.abdication.leave()
+        elif self.accession is not None and self.accession.accompanied:
+            self.accession.leave()
+        else:
+            self._close_listeners()
+            self.directory.remove()
+
+    @property
+    def _in_charge(self) -> bool:
+        """Whether this master is the one that is asked, and has the run directory."""
+        return not self.abdication.given_way and (self.accession is None or self.accession.in_charge)
+
+    @property
+    def _in_succession(self) -> bool:
+        """Whether another master is there, or about to be."""
+        return self.abdication.busy or (self.accession is not None and self.accession.accompanied)
 
     def _close_listeners(self) -> None:
         for listeners in self.workers.listeners:
@@ -135,6 +184,9 @@ class Master:
 
     def _close_in_child(self) -> None:
         self.control.close_in_child()
+        self.abdication.close_in_child()
+        if self.accession is not None:
+            self.accession.close_in_child()
         self.selector.close()
         self.signals.close_in_child()
 
@@ -145,9 +197,13 @@ class Master:
         self.control.tick()
         for action in self.roster.due(time.monotonic()):
             self._on_action[type(action)](self, action)
-        self.readiness.look(self.roster, time.monotonic())
+        if not self._in_succession:
+            self.readiness.look(self.roster, time.monotonic())
         self.reloading.look(time.monotonic())
         self.restarting.look(time.monotonic())
+        self.abdication.look(time.monotonic())
+        if self.accession is not None:
+            self.accession.look(time.monotonic())
         self._wait()
         for number in self.signals.taken():
             self._handle(number)
@@ -155,7 +211,8 @@ class Master:
 
     def _wait(self) -> None:
         booting = any(process.state is State.STARTING for process in self.roster.processes.values())
-        for key, _ in self.selector.select(BUSY_TURN_S if booting or self.reloading.busy else TURN_S):
+        busy = booting or self.reloading.busy or self._in_succession
+        for key, _ in self.selector.select(BUSY_TURN_S if busy else TURN_S):
             key.data()
 
     def _observe(self) -> None:
@@ -168,7 +225,8 @@ class Master:
                 self.roster.ready(process.pid, now)
         if now - self._directory_looked_at >= DIRECTORY_LOOK_S:
             self._directory_looked_at = now
-            self._look_after_directory()
+            if self._in_charge:
+                self._look_after_directory()
 
     def _has_booted(self, process: Process) -> bool:
         """A worker says so on the scoreboard; a shard has made its inbox."""
@@ -179,7 +237,7 @@ class Master:
 
     def _look_after_directory(self) -> None:
         """Somebody may have removed it, or the disk may be full: said once, tried each second."""
-        trouble = self.directory.ensure()
+        trouble = self.directory.ensure() or self._disowned()
         if not trouble and self.control.lost:
             try:
                 self.control.open()
@@ -193,6 +251,14 @@ class Master:
             self.log.info("the run directory can be used again")
         self._directory_trouble = trouble
 
+    def _disowned(self) -> str:
+        """See to it that the directory says whose it is; why that cannot be written, or nothing."""
+        try:
+            self.directory.own()
+        except OSError as error:
+            return f"{self.directory.path} cannot be written: {error.strerror}"
+        return ""
+
     # --- children ----------------------------------------------------------------------------------------------------
 
     def _reap(self) -> None:
@@ -203,7 +269,7 @@ class Master:
                 return
             if pid == 0:
                 return
-            if not (self.reloading.reaped(pid, how) or self.restarting.reaped(pid, how)):
+            if not any(each.reaped(pid, how) for each in (self.reloading, self.restarting, self.abdication)):
                 self._gone(pid, how)
 
     def _gone(self, pid: int, how: int) -> None:
@@ -213,12 +279,15 @@ class Master:
             return
         if gone.process.role is Role.WORKER:
             self.workers.forget(pid)
-        restarts = self.roster.restarts
-        self.scoreboard.record(Restarts(workers=restarts[Role.WORKER], shards=restarts[Role.SHARD]))
+        self._record_restarts()
         said = obituary(gone, how)
         if said is not None:
             level, text = said
             self.log.log(level, "%s", text)
+
+    def _record_restarts(self) -> None:
+        restarts = self.roster.restarts
+        self.scoreboard.record(Restarts(workers=restarts[Role.WORKER], shards=restarts[Role.SHARD]))
 
     def _spawn(self, action: Spawn) -> None:
         role, slot, _ = action.place
@@ -236,7 +305,8 @@ class Master:
 
     def _spawn_shard(self, index: int) -> int:
         server = self.reloading.app.settings.server
-        pid = spawn(self.directory, index, server.worker_timeout, server.log_format)
+        # One that is there already is an old master's: it serves until this one can.
+        pid = spawn(self.directory, index, server.worker_timeout, server.log_format, replace=True)
         self.log.info("Booting shard %d with pid: %d", index, pid)
         return pid
 
@@ -276,20 +346,42 @@ class Master:
     def _stop(self, number: signal.Signals) -> None:
         """The second time, people at a terminal have lost patience; a process manager that asks twice has not."""
         if not self.roster.stopping or self.restarting.cancel():
-            self._begin_stop()
+            self._wish_to_stop()
         elif number is not signal.SIGTERM:
             self.log.info("Quick shutdown requested")
             self.roster.hurry(time.monotonic())
+
+    def _told_to_stop(self) -> None:
+        """By the other master."""
+        if not self.roster.stopping:
+            self._begin_stop()
+
+    def _wish_to_stop(self) -> None:
+        if self.accession is None or self.accession.stop():
+            self._begin_stop()
 
     def _begin_stop(self) -> None:
         self.readiness.stopping()
         self._close_listeners()  # when the workers have closed theirs, connections are refused
         self.roster.stop(time.monotonic())
+        self.abdication.stop()
 
     def _reload(self, number: signal.Signals) -> None:
-        self.reloading.wish()
+        if self._in_succession:
+            self.log.error("not reloaded: %s", IN_SUCCESSION)
+        else:
+            self.reloading.wish()
+
+    def _succeed(self, number: signal.Signals) -> None:
+        if self.restarting.busy:
+            self.log.error("no new master is started: the server restarts")
+        else:
+            self.abdication.wish()
 
     def _resize(self, number: signal.Signals) -> None:
+        if self._in_succession:
+            self.log.warning("the number of workers stays: %s", IN_SUCCESSION)
+            return
         before = self.roster.workers
         after = self.roster.resize(before + (1 if number is signal.SIGTTIN else -1))
         if before == after:
@@ -303,10 +395,6 @@ class Master:
             if process.role is Role.WORKER and process.state is not State.STARTING:  # its handler may not be there yet
                 os.kill(process.pid, number)
 
-    def _not_yet(self, number: signal.Signals) -> None:
-        """A second master would disconnect everybody in this version: say so instead."""
-        self.log.warning("%s is ignored: this version has no second master; SIGHUP reloads", number.name)
-
     def _ignore(self, number: signal.Signals) -> None:
         """A terminal has changed its size."""
 
@@ -318,7 +406,7 @@ class Master:
         signal.SIGTTOU: _resize,
         signal.SIGUSR1: _reopen_logs,
         signal.SIGHUP: _reload,
-        signal.SIGUSR2: _not_yet,
+        signal.SIGUSR2: _succeed,
         signal.SIGWINCH: _ignore,
     }
 
@@ -336,9 +424,13 @@ class Master:
         )
 
     def _asked_to_reload(self, request: Line) -> Line | Report:
+        if self._in_succession:
+            return {"ok": False, "reason": IN_SUCCESSION}
         return self.reloading.asked(request)
 
     def _asked_to_restart(self, request: Line) -> Line | Report:
+        if self._in_succession:
+            return {"ok": False, "reason": IN_SUCCESSION}
         return self.restarting.asked(request)
 
     def _asked_to_stop(self, request: Line) -> Line:
@@ -348,5 +440,5 @@ class Master:
         if not self.roster.stopping or self.restarting.cancel():
             self.log.info("asked to drain: clients are sent away one after another")
             self.scoreboard.drain()
-            self._begin_stop()
+            self._wish_to_stop()
         return {"ok": True, "within_s": self.roster.serving.limits.graceful_timeout_s}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn
 
-from resonate.supervisor import children, errands, reading, restarting
+from resonate.supervisor import children, errands, reading, restarting, succession
 from resonate.supervisor.application import Application
 from resonate.supervisor.inheritance import Inheritance
 from resonate.supervisor.master import Master
+from resonate.supervisor.succession import Accession, Heritage
 
 from resonate.settings import Settings
 
@@ -22,6 +23,9 @@ def serve(load: Callable[[], Settings], application: Callable[[Settings], Applic
         Master(application(load()), Inheritance.of(letter)).run()
     elif letter["errand"] == restarting.CHECK:
         restarting.check(letter, load, application)
+    elif letter["errand"] == succession.NAME:
+        accession = Accession(Heritage(letter))
+        Master(application(load()), accession=accession).run()
     elif letter["errand"] == reading.NAME:
         reading.answer(letter, load, application)
     else:

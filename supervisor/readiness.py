@@ -67,6 +67,11 @@ class Readiness:
         if self._said:
             systemd.sd_notify(f"READY=1\nSTATUS=ready at {self._url()}; {status}", self._log)
 
+    def followed(self, pid: int) -> None:
+        """This master goes, and another one serves. Only of the main process systemd believes it."""
+        self._said = True
+        systemd.sd_notify(f"MAINPID={pid}", self._log)
+
     def stopping(self) -> None:
         """At the end."""
         self._said = True

@@ -55,6 +55,8 @@ def overview(
 def _state(roster: Roster) -> str:
     if roster.stopping:
         return "stopping"
+    if roster.neighbour is not None:
+        return "in succession"
     return "reloading" if roster.reloading else "running"
 
 

@@ -200,7 +200,6 @@ def test_other_signals_end_nothing(start: Start) -> None:
     running = start().ready()
     pids = running.pids("worker")
     for number, words in [
-        (signal.SIGUSR2, "SIGUSR2 is ignored"),
         (signal.SIGUSR1, "Handling signal: usr1"),
         (signal.SIGWINCH, "Handling signal: winch"),
     ]:
