@@ -2,34 +2,36 @@
 
     python tests/bench/reload.py [--clients 5000] [--channels 200] [--rate 500] [--reloads 20] [--pause 2]
                                  [--master own|gunicorn] [--workers 4] [--shards 1] [--reshard 2 1]
-                                 [--gunicorn=OPTIONS] [--fault NAME] [--log]
+                                 [--signal HUP|USR2] [--gunicorn=OPTIONS] [--fault NAME] [--log]
 
 Every channel has two numbered streams: one comes through REST, and where the kind of channel allows it another from one
 of its clients. Clients check each number, that nobody seems to join or leave a presence channel, and that their
 connection stays. Others arrive and go all the time. Exit status 1 when anything was noticed.
 
-With a fault there is one reload, in the middle of which something breaks: see faults.py. Then it is counted what the
-manual does not say about that.
+With USR2 the master is followed by another one each time, and all of its processes. With a fault there is one reload,
+in the middle of which something breaks: see faults.py. Then it is counted what the manual does not say about that.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # run as a script
 
+from resonate.bus.directory import RunDirectory, pid_of  # noqa: E402
 from tests.bench import faults  # noqa: E402
 from tests.support.cluster import (  # noqa: E402
     Crowd,
@@ -37,11 +39,14 @@ from tests.support.cluster import (  # noqa: E402
     Peer,
     Stage,
     cluster,
+    kill,
     linked,
     processes,
+    run_directory,
     shards_of,
     workers_of,
 )
+from tests.support.eventually import eventually  # noqa: E402
 from tests.support.rest import signed  # noqa: E402
 from tests.support.server import Server, configuration  # noqa: E402
 
@@ -317,12 +322,32 @@ class Load:
         )
 
 
-def reload_once(load: Load, shards: int, workers: int) -> float:
-    """How long it took, in seconds, from the signal to the exit of the last old worker, and until there are so many
-    shards.
+def master_of(server: Server) -> int | None:
+    """The master in charge."""
+    directory = run_directory(server)
+    return None if directory is None else pid_of(RunDirectory(directory).master)
+
+
+@contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    """At the end, also where the master is not the one that was started."""
+    yield
+    pid = master_of(server)
+    if pid is not None and pid != server.process.pid:
+        kill(pid, signal.SIGTERM)
+        eventually(lambda: run_directory(server) is None, within=PATIENCE_S)
+
+
+def reload_once(load: Load, shards: int, workers: int, number: signal.Signals = signal.SIGHUP) -> float:
+    """How long it took, in seconds, from the signal to the exit of the last old worker (with SIGUSR2: of every old
+    process), and until there are so many shards.
     """
+    master = master_of(load.server)
+    assert master is not None
     old, began = set(workers_of(load.server)), time.monotonic()
-    load.server.process.send_signal(signal.SIGHUP)
+    if number is signal.SIGUSR2:
+        old = set(processes(load.server))
+    os.kill(master, number)
 
     def done() -> bool:
         there = set(workers_of(load.server))
@@ -340,8 +365,9 @@ def reloads(load: Load, options: argparse.Namespace) -> list[float]:
     took = []
     for shards in getattr(options, "reshard", ()) or [options.shards] * options.reloads:
         configure(load.server.directory, shards)
-        inside = options.master == "own" and options.workers == shards == 1
-        took.append(reload_once(load, 0 if inside else shards, options.workers))
+        number = signal.Signals[f"SIG{getattr(options, 'signal', 'HUP')}"]
+        inside = options.master == "own" and options.workers == shards == 1 and number is signal.SIGHUP
+        took.append(reload_once(load, 0 if inside else shards, options.workers, number))
         load.until(lambda: False, within=random.uniform(0, options.pause))
     return took
 
@@ -366,6 +392,7 @@ def run(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
         cluster(
             directory, kind, options.workers, *more, apps=[APP], server=settings(kind.shards) | place, env=env
         ) as server,
+        stopped(server),
         Crowd(server) as crowd,
     ):
         load = Load(server, crowd, options)
@@ -398,6 +425,7 @@ def main() -> int:
     parser.add_argument("--reshard", type=int, nargs="*", default=[], help="reload to so many shards, in turn")
     parser.add_argument("--pause", type=float, default=2.0)
     parser.add_argument("--master", choices=["own", "gunicorn"], default="own")
+    parser.add_argument("--signal", choices=["HUP", "USR2"], default="HUP")
     parser.add_argument("--gunicorn", default="", metavar="OPTIONS", help="more options for it: --gunicorn=--preload")
     parser.add_argument("--fault", choices=faults.FAULTS, default="", help="what breaks in the middle of one reload")
     parser.add_argument("--log", action="store_true", help="print the server's log when something was noticed")

@@ -34,6 +34,13 @@ def test_nobody_notices(tmp_path: Path, master: str, shards: int) -> None:
     assert seen["guests"] > 10
 
 
+def test_nobody_notices_new_masters(tmp_path: Path) -> None:
+    seen = found(tmp_path, master="own", shards=2, signal="USR2", reloads=2)
+    assert seen["wrong"] == {}, seen["examples"]
+    assert seen["reloads"] == 2
+    assert seen["deliveries"] > 1000
+
+
 def test_nobody_notices_another_number_of_shards(tmp_path: Path) -> None:
     seen = found(tmp_path, master="own", workers=3, reshard=[3, 2])
     assert seen["wrong"] == {}, seen["examples"]

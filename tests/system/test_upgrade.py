@@ -115,6 +115,33 @@ def test_a_version_that_cannot_work_with_this_one_is_refused(installed: Installe
         echoed(client)
 
 
+def test_a_new_master_brings_the_new_code_to_every_process(installed: Installed) -> None:
+    server = installed.server
+    with Client(server.host, server.port).established() as client:
+        client.subscribed("chat")
+        installed.upgrade()
+        server.process.send_signal(signal.SIGUSR2)
+        assert server.process.wait(60) == 0
+        installed.said("Starting Resonate 99.0.0")
+        assert installed.health() == b'{"health":"NEW"}'
+        eventually(lambda: len(shards_of(server)) == 1)
+        with closing(Rest(server.host, server.port)) as rest:
+            assert rest.publish("chat", "hello", "{}").status == 200
+        assert client.event()["event"] == "hello"
+
+
+def test_a_new_master_that_cannot_work_with_this_one_is_refused(installed: Installed) -> None:
+    server = installed.server
+    with Client(server.host, server.port).established() as client:
+        installed.upgrade()
+        installed.edit("version.py", "PROTOCOL: Final = ", "PROTOCOL: Final = 1000 + ")
+        server.process.send_signal(signal.SIGUSR2)
+        installed.said("exited with code 2: this one serves on as before")
+        assert f"version 99.0.0 cannot follow {VERSION}, which runs: restart the server" in server.log()
+        assert installed.health() == HEALTHY
+        echoed(client)
+
+
 def test_a_shard_of_the_new_version_serves_workers_of_the_old_one(installed: Installed) -> None:
     server = installed.server
     with Client(server.host, server.port).established() as client:
