@@ -50,6 +50,11 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
+def same_port(host: str, port: int, other_host: str, other_port: int) -> bool:
+    """Whether both are the same port of TCP, though perhaps of other addresses."""
+    return port == other_port and not (host.startswith(UNIX) or other_host.startswith(UNIX))
+
+
 def check_address(host: str, port: int, environ: Mapping[str, str] = os.environ) -> None:
     """Raise ConfigurationError when nobody can listen there: nothing has been started yet.
 

@@ -44,7 +44,8 @@ class Inheritance:
 
     def check_address(self, server: Server) -> None:
         """Raise ConfigurationError when nobody could listen there but for the master that has asked."""
-        if not self._covers(server) and server.port != self.port:
+        ours = address.same_port(server.host, server.port, self.host, self.port)
+        if not self._covers(server) and not ours:
             address.check_address(server.host, server.port)
 
     def listen(self, server: Server) -> Listeners:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from resonate.supervisor.address import same_port
 from resonate.supervisor.listeners import Listeners, listen
 
 from resonate.server.listener import listen_for_metrics
@@ -43,7 +44,8 @@ class Premises:
         if _changed(present, server, METRICS_ADDRESS):
             shared = dataclasses.replace(shared, metrics=listen_for_metrics(server, log))
         if _changed(present, server, ADDRESS):
-            listeners = listen(server.host, server.port, taken=server.port == present.port)
+            ours = same_port(server.host, server.port, present.host, present.port)
+            listeners = listen(server.host, server.port, taken=ours)
             log.info("Listening at: %s as well, from when the heirs are ready", ", ".join(listeners.names()))
         return dataclasses.replace(settings, server=server), Premises(server, shared, listeners)
 

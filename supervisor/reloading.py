@@ -203,16 +203,17 @@ class Reloading:
         if reload.phase in (Phase.HAND_OVER, Phase.DONE):
             self._follow_promotion(seen)
             self._follow_old_workers(seen)
-        if reload.over:
+        goes_on = reload.phase is Phase.DONE and not self._roster.stopping
+        if not reload.over:
+            self._tell(seen)
+        elif not goes_on or self._shards_due() == self._roster.present_shards:
+            self._running = None
+            self._end(seen, now)
+        elif self._roster.at_rest:  # else somebody of the new ones is leaving already
             self._running = None
             shards = self._shards_due()
-            if reload.phase is Phase.DONE and shards != self._roster.shards:
-                again = Resharding(self._roster, self._workers, self._scoreboard, self._log, shards, now)
-                self._resharding = seen, again
-            else:
-                self._end(seen, now)
-        else:
-            self._tell(seen)
+            again = Resharding(self._roster, self._workers, self._scoreboard, self._log, shards, now)
+            self._resharding = seen, again
 
     def _shards_due(self) -> int:
         """A worker that is alone needs none beside it."""

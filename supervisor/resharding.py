@@ -13,7 +13,7 @@ from resonate.server.scoreboard import Scoreboard, Stage
 
 #: How long it may take until nothing is under way between workers and shards, in seconds; clients wait for the last
 #: part of it.
-PATIENCE_S: Final = 10.0
+PATIENCE_S: Final = 5.0
 
 
 class Resharding:
@@ -48,7 +48,7 @@ class Resharding:
                 self._go_on()
         elif not self._roster.clearing:
             if self._stage is Stage.NONE:
-                self._move()
+                self._order(Stage.MOVE)
             elif self._reached():
                 self._order(Stage.NONE)
                 self._log.info("the change to %s is done", _named(self._shards))
@@ -61,11 +61,8 @@ class Resharding:
         else:
             self._stage = Stage.NONE  # nobody is told anything until the old shards have gone
             self._roster.reshard(self._shards)
-
-    def _move(self) -> None:
-        for app in self._workers.apps.values():
-            app.shared = dataclasses.replace(app.shared, shards=max(1, self._shards))
-        self._order(Stage.MOVE)
+            for app in self._workers.apps.values():  # for those who are started from now on
+                app.shared = dataclasses.replace(app.shared, shards=max(1, self._shards))
 
     def _order(self, stage: Stage) -> None:
         self._stage = stage
@@ -83,7 +80,8 @@ class Resharding:
     def _trouble(self, now: float) -> str:
         if self._roster.stopping:
             return "the server stops"
-        if self._present() != self._taking_part or self._roster.unready:
+        at_rest = self._roster.at_rest and not self._roster.unready
+        if not at_rest or self._present() != self._taking_part:
             return "a process has come or gone meanwhile"
         if now >= self._until:
             return f"something was still under way after {PATIENCE_S:g} s"

@@ -311,6 +311,11 @@ class Roster:
         return self.reload is not None and not self.reload.over
 
     @property
+    def present_shards(self) -> int:
+        """How many processes there are to be; 0: the only worker has its shard inside."""
+        return self.shards if self.sharded else 0
+
+    @property
     def clearing(self) -> bool:
         """Whether there are shards of another number, still."""
         return any(it.role is Role.SHARD and it.generation != self._shards_generation for it in self.processes.values())

@@ -110,7 +110,7 @@ class BusLink:
         self._receiver = receiver
         self._start_shard = start_shard
         self._peers = [_Peer(index, ledger) for index, ledger in enumerate(ledgers)]
-        self._holding = False
+        self._holding = self._closed = False
         self._by_name: dict[str, _Peer] = {}
         self._watcher = loop.io(self._inbox.fileno(), READ)
         self._search: Any = None
@@ -217,6 +217,8 @@ class BusLink:
         self._receiver.pause(self._resume)
 
     def _resume(self) -> None:
+        if self._closed:
+            return
         self._watcher.start(self._readable)
         self._readable()
 
@@ -263,10 +265,13 @@ class BusLink:
         self._look_for_shards()
         self._receiver.receive([])  # who waits may be listened to
 
-    def past(self) -> Declaration:
-        """All that this worker holds, for one shard that knows nothing yet. To be called while settled."""
+    def dissolve(self) -> Declaration:
+        """Leave the bus, on which no shard is any more; all that this worker holds. To be called while settled."""
         now = time.monotonic()
         (ledger,) = resharded(self._name, [peer.ledger for peer in self._peers], 1, now)
+        for peer in self._peers:
+            self._part(peer)
+        self.close()
         return ledger.declaration(now)
 
     def reshard(self, shards: int) -> None:
@@ -359,6 +364,7 @@ class BusLink:
 
     def close(self) -> None:
         """The worker ends: what it has sent still goes out."""
+        self._closed = True
         for peer in self._peers:
             batch = peer.ledger.batch() if peer.outlet is not None else None
             if batch is not None and peer.outlet is not None:

@@ -90,27 +90,26 @@ class Membership:
 
     def reshard(self, shards: int) -> None:
         """There are so many now; 0: this worker is alone, and its shard is inside."""
-        if self._bus is None or self._waiting is None:
+        if self._bus is None or self._waiting is None or self._receiver is None:
             return
+        self._shards = max(1, shards)
         requests = self._waiting.requests
         if shards:
-            self._shards = shards
             self._bus.reshard(shards)
             self._go_on(self._bus, requests)
         else:
-            self._go_on(self._taken_in(self._bus), requests)
+            self._go_on(self._taken_in(self._bus, self._receiver), requests)
 
-    def _taken_in(self, bus: BusLink) -> LocalLink:
+    def _taken_in(self, bus: BusLink, receiver: Receiver) -> LocalLink:
         """A shard inside this worker that holds what it holds."""
-        assert self._receiver is not None
         shard = Shard()
         local = LocalLink(shard, self._clock)
-        shard.declare(WORKER, bus.past(), self._clock())
-        local.connect(self._receiver.receive)
-        bus.close()
+        shard.declare(WORKER, bus.dissolve(), self._clock())
+        local.connect(receiver.receive)
         self._bus, self._local = None, local
         self._appear()
-        self._receiver.clogged = False
+        receiver.clogged = False
+        receiver.receive([])  # who waits may be listened to
         return local
 
     def _go_on(self, way: Way, requests: Sequence[Request]) -> None:
@@ -178,6 +177,8 @@ class Membership:
     def close(self) -> None:
         """The worker ends. The last one after its master leaves nothing behind."""
         self.link.close()
+        if self._bus is not None and self._waiting is not None:
+            self._bus.close()
         self._directory.forget(self.name)
         if not alive(self._directory.master) and not self._accompanied():
             self._directory.remove()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 from resonate.server.membership import Membership
 from resonate.server.moving import Movers
 from resonate.server.scoreboard import Scoreboard, Stage
 
-#: Seconds between two looks while it is under way.
+#: Seconds between two looks while it is under way, and between two questions to all workers.
 LOOK_S: Final = 0.01
+HASTEN_S: Final = 0.1
 
 
 class Resharding:
@@ -22,6 +24,12 @@ class Resharding:
         self._scoreboard = scoreboard
         self._row = row
         self._stage = Stage.NONE
+        self._hasten_at = 0.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether another number of shards is under way: then nobody should begin to move."""
+        return self._scoreboard.resharding[0] is not Stage.NONE
 
     def look(self) -> None:
         """See what the master wants, and go as far as can be gone."""
@@ -32,7 +40,8 @@ class Resharding:
             self._reach(Stage.NONE)
         elif self._stage is Stage.NONE and wanted is Stage.READY:
             self._timer.start(self.look)
-            self._reach(Stage.READY)
+            if self._movers.idle:  # and nobody begins to move any more
+                self._reach(Stage.READY)
         elif self._stage is Stage.READY and wanted is Stage.HOLD:
             self._hold(shards)
         elif self._stage is Stage.HOLD and wanted is Stage.MOVE:
@@ -47,7 +56,9 @@ class Resharding:
     def _hold(self, shards: int) -> None:
         if not self._membership.holding:
             self._membership.hold(max(1, shards))
-        self._membership.hasten()
+        if (now := time.monotonic()) >= self._hasten_at:
+            self._hasten_at = now + HASTEN_S
+            self._membership.hasten()
         if self._membership.settled and self._movers.idle:
             self._reach(Stage.HOLD)
 

@@ -166,7 +166,8 @@ class Service:
         return not self.context.health.reason and not self._membership.holding
 
     def _balanceable(self) -> bool:
-        return self._ready() and not self._membership.alone and not self._recipient.leaving
+        resharding = self._resharding is not None and self._resharding.wanted
+        return self._ready() and not (resharding or self._membership.alone or self._recipient.leaving)
 
     def sender(self, heir: str, reason: Reason) -> Sender:
         """What takes connections to that worker."""

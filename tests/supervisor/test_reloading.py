@@ -217,6 +217,16 @@ def test_another_host_and_the_same_port(start: Start) -> None:
     assert worker_of(running.connect())[1] in running.pids("worker")
 
 
+def test_a_file_that_is_no_socket_is_not_replaced_by_one(start: Start) -> None:
+    running = start().ready()
+    file = running.directory / "precious"
+    file.write_text("theirs")
+    reload(running, host=f"unix:{file}")
+    running.logged("that file is no socket")
+    assert file.read_text() == "theirs"
+    assert worker_of(running.connect())[1] in running.pids("worker")
+
+
 def test_an_address_that_is_taken_changes_nothing(start: Start) -> None:
     running = start().ready()
     before = running.address()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client import Client
+from tests.support.cluster import shards_of, workers_of
 from tests.support.eventually import eventually
 from tests.support.rest import Rest
 from tests.support.server import BIN, ONE_APP, Server, configuration, free_port
@@ -75,6 +76,28 @@ def test_a_configuration_that_cannot_be_used_is_refused_and_nothing_changes(serv
     assert server.workers() == before
     with Client(server.host, server.port) as client:
         client.established()
+
+
+def test_from_several_shards_to_one_inside_and_out_again() -> None:
+    with tempfile.TemporaryDirectory(prefix="r") as name:
+        keys = {"run_dir": name, "metrics_port": 0, "workers": 1, "bus_shards": 3}
+        env = {"RESONATE_BUS_SHARDS": "", "RESONATE_WORKERS": ""}
+        with (
+            Server(Path(name), server=keys, env=env) as server,
+            Client(server.host, server.port).established() as client,
+            closing(Rest(server.host, server.port)) as rest,
+        ):
+            channels = [f"chat-{number}" for number in range(8)]
+            for channel in channels:
+                client.subscribed(channel)
+            configure(server, configuration([ONE_APP], {**keys, "bus_shards": 1}))
+            assert reload(server).returncode == 0
+            assert shards_of(server) == []
+            server.process.send_signal(signal.SIGTTIN)
+            eventually(lambda: len(workers_of(server)) == 2 and len(shards_of(server)) == 1)
+            for channel in channels:
+                assert rest.publish(channel, "hello", "{}").status == 200
+            assert sorted(client.event()["channel"] for _ in channels) == channels
 
 
 def test_metrics_on_another_port(server: Server) -> None:
