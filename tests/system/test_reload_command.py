@@ -95,6 +95,10 @@ def test_from_several_shards_to_one_inside_and_out_again() -> None:
             assert shards_of(server) == []
             server.process.send_signal(signal.SIGTTIN)
             eventually(lambda: len(workers_of(server)) == 2 and len(shards_of(server)) == 1)
+            (shard,) = shards_of(server)
+            eventually(lambda: server.log().count(f"linked to shard 0 (pid {shard})") == 2)
+            for number in range(8):  # what it asks for from now on has one home, too
+                client.subscribed(f"late-{number}")
             for channel in channels:
                 assert rest.publish(channel, "hello", "{}").status == 200
             assert sorted(client.event()["channel"] for _ in channels) == channels
