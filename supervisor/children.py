@@ -21,6 +21,7 @@ from gunicorn import util
 from resonate.supervisor import errands, signals
 from resonate.supervisor.application import Application
 from resonate.supervisor.listeners import Listeners, Listening, socket_of
+from resonate.supervisor.process import Role
 from resonate.supervisor.roster import Exit, Spawn
 
 from resonate.bus.directory import RunDirectory
@@ -237,6 +238,8 @@ def _signal_name(number: int) -> str:
 
 
 def _killed(gone: Exit, name: str, number: int) -> tuple[int, str]:
+    if gone.expected and gone.process.role is Role.SHARD:
+        return logging.INFO, f"{name} was ended: others follow, or none is needed."
     text = f"{name} was sent {_signal_name(number)}!"
     if gone.killed and number == signal.SIGKILL:
         return logging.WARNING, f"{text} It did not end in time."

@@ -6,6 +6,7 @@ It runs on the loop that it is given. Requests of a turn leave in one frame for 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -340,7 +341,8 @@ class BusLink:
     def _lost(self, peer: _Peer) -> None:
         """A shard's process has ended. What it has said is taken in first; requests wait for the next one."""
         self._part(peer)
-        self._log.error("shard %d (pid %d) has died; requests wait for another", peer.index, pid_of(peer.name))
+        level = logging.INFO if self._holding else logging.ERROR  # then it was to be expected
+        self._log.log(level, "shard %d (pid %d) has died; requests wait for another", peer.index, pid_of(peer.name))
         while (data := self._inbox.receive()) is not None:
             self._take(data)
         self._look_for_shards()

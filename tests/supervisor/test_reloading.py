@@ -173,6 +173,7 @@ def test_another_number_of_shards(start: Start) -> None:
         eventually(lambda: len(running.pids("shard")) == shards)  # noqa: B023 - called at once
         serves(running, generation, 2)
         assert not set(before) & set(running.pids("shard"))
+        assert "It did not end in time" not in running.log()
     assert running.end() == 0
     assert "ERROR" not in running.log()
 
