@@ -195,7 +195,9 @@ class Master:
     def _turn(self) -> None:
         self._observe()
         self.control.tick()
-        for action in self.roster.due(time.monotonic()):
+        actions = self.roster.due(time.monotonic())
+        self.scoreboard.serve(self.roster.serving.number)
+        for action in actions:
             self._on_action[type(action)](self, action)
         if not self._in_succession:
             self.readiness.look(self.roster, time.monotonic())

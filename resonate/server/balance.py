@@ -24,7 +24,7 @@ class Figure(NamedTuple):
 
     worker: str
     connections: int
-    leaving: bool  # it retires: its connections are about to go elsewhere
+    leaving: bool  # it retires, or does not serve yet: nothing of it counts
     moving: bool  # it gives or takes connections, or has just done so
 
 

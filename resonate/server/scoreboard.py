@@ -12,7 +12,7 @@ from typing import Final
 _FIELD: Final = 8  # bytes; an aligned store of 8 is one instruction, so a reader sees the old value or the new one
 _COLUMNS: Final = 8  # of a row, not all used: it fills a cache line
 _READY, _CONNECTIONS, _GENERATION, _HEIR, _STAGE, _HEARD = range(6)
-_WORKER_RESTARTS, _SHARD_RESTARTS, _RESHARD_STAGE, _SHARDS, _DRAINED = range(5)
+_WORKER_RESTARTS, _SHARD_RESTARTS, _RESHARD_STAGE, _SHARDS, _DRAINED, _SERVING = range(6)
 
 
 class Stage(IntEnum):
@@ -134,6 +134,15 @@ class Scoreboard:
     def drained(self) -> bool:
         """Whether it has said so."""
         return bool(self._cells[self._common + _DRAINED])
+
+    def serve(self, generation: int) -> None:
+        """The master says which workers serve: those of that generation."""
+        self._cells[self._common + _SERVING] = generation
+
+    @property
+    def serving(self) -> int:
+        """Which it has said; 0 at first."""
+        return self._cells[self._common + _SERVING]
 
     def _start(self, row: int) -> int:
         if not 0 <= row < self.rows:

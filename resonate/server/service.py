@@ -167,7 +167,14 @@ class Service:
 
     def _balanceable(self) -> bool:
         resharding = self._resharding is not None and self._resharding.wanted
-        return self._ready() and not (resharding or self._membership.alone or self._recipient.leaving)
+        return self._ready() and not (resharding or self._membership.alone or self._going)
+
+    @property
+    def _going(self) -> bool:
+        """Whether this worker goes, or may have to: an heir does until all of them are ready, and takes nobody yet."""
+        if self._slot is not None and self._slot.generation != self._slot.scoreboard.serving:
+            return True
+        return self._recipient.leaving
 
     def sender(self, heir: str, reason: Reason) -> Sender:
         """What takes connections to that worker."""
@@ -264,9 +271,7 @@ class Service:
     def _counted(self) -> Snapshot:
         """What this worker has counted, and its master."""
         snapshot = self.context.stats.snapshot(len(self.context.reactor.transports))
-        figure = Figure(
-            self._membership.name, len(self.context.hub.clients), self._recipient.leaving, self._movers.moving
-        )
+        figure = Figure(self._membership.name, len(self.context.hub.clients), self._going, self._movers.moving)
         snapshot |= figure._asdict()
         if self._slot is not None:
             restarts = self._slot.scoreboard.restarts

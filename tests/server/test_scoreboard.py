@@ -113,3 +113,12 @@ def test_a_drain_is_known_to_all() -> None:
     board.drain()
     assert other.drained
     assert (other.row(0), other.row(1), other.restarts) == (Row(), Row(), Restarts())
+
+
+def test_who_serves_is_known_to_all() -> None:
+    board = Scoreboard(2)
+    other = Scoreboard(2, os.dup(board.descriptor))
+    assert other.serving == 0
+    board.serve(3)
+    assert other.serving == 3
+    assert (other.row(1), other.restarts, other.drained) == (Row(), Restarts(), False)

@@ -299,6 +299,16 @@ def test_an_heir_that_is_killed_after_the_promotion_is_replaced_and_named(start:
     serves(running, 2, 1)
 
 
+def test_workers_see_who_serves(start: Start) -> None:
+    running = start(workers=2, health_timeout=60).ready()
+    running.logged("generation 1 sees that generation 1 serves")
+    reload(running, mode="crash", workers=2)
+    running.logged("reload 2 rolled back")
+    assert "that generation 2 serves" not in running.log()
+    reload(running, workers=2)
+    running.logged("generation 3 sees that generation 3 serves")
+
+
 def test_one_more_in_the_middle(start: Start) -> None:
     running = start(mode="lingering").ready()
     reload(running, mode="")

@@ -38,11 +38,14 @@ class Tiny(Worker):  # type: ignore[misc]
             time.sleep(0.05)
         waiting = [listening.sock for listening in self.sockets]
         self.scoreboard.report(self.row, ready=True, generation=self.generation)
-        served = 0
+        served = serving = 0
         while self.alive and os.getppid() == self.ppid:
             self.notify()
             served += self.accept(select.select(waiting, [], [], 0.05)[0])
             self.scoreboard.report(self.row, connections=served)
+            if serving != self.scoreboard.serving:
+                serving = self.scoreboard.serving
+                self.log.info("generation %d sees that generation %d serves", self.generation, serving)
             if mode != "unmoved":
                 self.scoreboard.reach(self.row, self.scoreboard.resharding[0])
         self.accept(waiting)
