@@ -167,7 +167,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def restart(self) -> None:
         """Ask the master to restart the server; it does so once, whoever asks. Raises OSError or ValueError."""
-        ask(self.shared().directory.control, "restart", MASTER_S)
+        answer = ask(self.shared().directory.control, "restart", MASTER_S)
+        if answer.get("ok") is False:  # not now
+            raise ValueError(f"the master refuses: {answer.get('reason')}")
 
     def _service(self) -> Service:
         """What runs here. Where it cannot be made, the master, which tries again at once, is slowed down."""
