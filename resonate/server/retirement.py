@@ -37,42 +37,58 @@ SETTLE_S: Final = 5.0
 
 
 class Heirs(Protocol):
-    """Who may take connections over."""
+    """Who may take connections over.
+
+    `lonely_s` is how long nobody may be there before somebody who has been waited for is given up, in seconds; infinite
+    where there is always another in the end.
+    """
+
+    @property
+    def lonely_s(self) -> float: ...
 
     def candidates(self) -> list[str]:
         """Those who are there or about to come, by name."""
 
-    def stopping(self) -> bool | None:
-        """Whether the whole server stops, so that nobody will come; None where that cannot be told."""
+    def stopping(self) -> bool:
+        """Whether nobody will come, as when the whole server stops."""
 
 
 class NoHeirs:
     """Nobody."""
 
+    lonely_s = 0.0
+
     def candidates(self) -> list[str]:
         """Nobody."""
         return []
 
-    def stopping(self) -> bool | None:
-        """It does not matter."""
-        return None
+    def stopping(self) -> bool:
+        """There never is anybody."""
+        return True
 
 
 class NamedHeir:
-    """The one that the master has written on the scoreboard; it may name another when that one has died."""
+    """The one that the master has written on the scoreboard. It names another when that one has died: as soon as there
+    is one, and until its patience ends with whoever goes (`graceful_timeout`).
+    """
 
-    def __init__(self, scoreboard: Scoreboard, row: int) -> None:
+    lonely_s = inf
+
+    def __init__(self, scoreboard: Scoreboard, row: int, master: int) -> None:
         self._scoreboard = scoreboard
         self._row = row
+        self._master = master
 
     def candidates(self) -> list[str]:
-        """That one, if there is one."""
+        """That one, if it lives."""
         pid = self._scoreboard.row(self._row).heir
         return _named([pid]) if pid else []
 
-    def stopping(self) -> bool | None:
-        """Then the master names nobody any more."""
-        return None if self._scoreboard.row(self._row).heir else True
+    def stopping(self) -> bool:
+        """Then the master names nobody any more. Where it has died, whom it has named is the last one."""
+        if not self._scoreboard.row(self._row).heir:
+            return True
+        return os.getppid() != self._master and not self.candidates()
 
 
 class YoungerSiblings:
@@ -81,6 +97,8 @@ class YoungerSiblings:
     There may be more that are younger: those are about to be told to go as well. `stopping` says whether the master has
     been told to stop.
     """
+
+    lonely_s = LONELY_S
 
     def __init__(self, master: int, most: int, stopping: Callable[[], bool]) -> None:
         self._master = master
@@ -97,7 +115,7 @@ class YoungerSiblings:
         younger = [name for name in _named(map(int, text.split())) if _age(name) > self._own]
         return sorted(younger, key=_age)[-self._most :]
 
-    def stopping(self) -> bool | None:
+    def stopping(self) -> bool:
         """Also when the master has died: it starts nobody any more."""
         return self._stopping() or os.getppid() != self._master
 
@@ -133,7 +151,7 @@ class Retirement:
         self._turn = 0
         self._draining: Draining | None = None  # since nobody is accepted here any more
         self._full_since = inf
-        self._waited = False  # an heir has been seen that was not ready
+        self._waited = heirs.lonely_s == inf  # an heir is to come: it has been named, or seen when it was not ready
         self._leaving: set[str] = set()  # who has been told to go too is no heir, also where it stays
 
     def run(self, timeout_s: float) -> bool:
@@ -165,8 +183,8 @@ class Retirement:
                 lonely_since = time.monotonic()
             elif not self._waited:
                 return True
-            elif time.monotonic() - lonely_since > LONELY_S:
-                return self._draining is not None or self._heirs.stopping() is None
+            elif time.monotonic() - lonely_since > self._heirs.lonely_s:
+                return self._draining is not None
             if self._draining is not None and self._draining.over:
                 return True
             gevent.sleep(LOOK_S)

@@ -163,7 +163,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Who may take the connections over."""
         if self.scoreboard is None:
             return NoHeirs()
-        return NamedHeir(self.scoreboard, self.row)
+        return NamedHeir(self.scoreboard, self.row, self.ppid)
 
     def restart(self) -> None:
         """Ask the master to restart the server; it does so once, whoever asks. Raises OSError or ValueError."""
