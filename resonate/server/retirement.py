@@ -236,6 +236,8 @@ class Retirement:
 
     def _goes_on(self) -> bool:
         self._breathe()
+        if self._heirs.stopping():  # they go themselves
+            return False
         return self._draining is not None and not self._draining.over
 
     def _settle(self) -> None:
