@@ -39,8 +39,8 @@ SETTLE_S: Final = 5.0
 class Heirs(Protocol):
     """Who may take connections over.
 
-    `lonely_s` is how long nobody may be there before somebody who has been waited for is given up, in seconds; infinite
-    where there is always another in the end.
+    `lonely_s` is how long nobody may be there before somebody who has been waited for is given up, in seconds, and this
+    worker serves on; infinite where it is to go in any case.
     """
 
     @property
@@ -68,8 +68,8 @@ class NoHeirs:
 
 
 class NamedHeir:
-    """The one that the master has written on the scoreboard. It names another when that one has died: as soon as there
-    is one, and until its patience ends with whoever goes (`graceful_timeout`).
+    """The one that the master has written on the scoreboard. It names another when that one has died, as soon as there
+    is one.
     """
 
     lonely_s = inf
@@ -183,8 +183,10 @@ class Retirement:
                 lonely_since = time.monotonic()
             elif not self._waited:
                 return True
-            elif time.monotonic() - lonely_since > self._heirs.lonely_s:
+            elif (lonely_s := time.monotonic() - lonely_since) > self._heirs.lonely_s:
                 return self._draining is not None
+            elif self._heirs.lonely_s == inf and lonely_s > timeout_s:  # before the master loses its patience
+                return True
             if self._draining is not None and self._draining.over:
                 return True
             gevent.sleep(LOOK_S)
