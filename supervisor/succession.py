@@ -413,7 +413,7 @@ class Accession:
 
     def stop(self) -> bool:
         """Somebody wants this master to stop. False where the old one serves on: then it only does not follow it."""
-        if self.stage is Stage.WAITING:
+        if self.stage in (Stage.WAITING, Stage.WITHDRAWN):
             self._office.roster.withdraw("it was told to stop", time.monotonic())
             return False
         if self.stage is not Stage.ALONE:

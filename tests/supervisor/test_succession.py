@@ -298,6 +298,26 @@ def test_an_old_master_that_is_killed_before(start: Start) -> None:
     serve(running, 3)
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_new_master_that_is_told_to_stop_twice_before_it_is_ready_does_not_stop_the_old_one(start: Start) -> None:
+    running = start().ready()
+    new = usr2(running, mode="hanging", health_timeout=60)
+    eventually(lambda: running.log().count("Booting worker") == 2)
+    (heir,) = children(new)
+    os.kill(heir, signal.SIGSTOP)  # it cannot go yet
+    os.kill(new, signal.SIGTERM)
+    said(running, "the new master goes, nothing changes")
+    os.kill(new, signal.SIGTERM)
+    eventually(lambda: running.log().count("Handling signal: term") == 2)
+    os.kill(heir, signal.SIGKILL)
+    said(running, "this one serves on as before")
+    serve(running, 1)
+    assert master(running) == running.process.pid
+
+
 @pytest.mark.parametrize("whose", ["old", "new"])
 def test_a_stop_in_the_middle_stops_both(start: Start, whose: str) -> None:
     running, new = handing_over(start)
