@@ -96,6 +96,7 @@ class Control:
         self._selector = selector
         self._clock = clock
         self._listening: socket.socket | None = None
+        self._file: os.stat_result | None = None  # that of our socket
         self._paused = False  # enough clients
         self._clients: dict[int, _Client] = {}
 
@@ -108,6 +109,7 @@ class Control:
             listening.bind(str(self._path))
             listening.setblocking(False)
             listening.listen(MOST_CLIENTS)
+            self._file = self._path.lstat()
         except OSError:
             listening.close()
             raise
@@ -116,8 +118,13 @@ class Control:
 
     @property
     def lost(self) -> bool:
-        """Whether nobody can find us: the file has been removed."""
-        return self._listening is None or not self._path.exists()
+        """Whether nobody can find us: the file has been removed, or is another master's."""
+        if self._listening is None or self._file is None:
+            return True
+        try:
+            return not os.path.samestat(self._path.lstat(), self._file)
+        except OSError:
+            return True
 
     def tick(self) -> None:
         """Once in a while: lose patience with clients."""

@@ -45,6 +45,8 @@ NAME: Final = "succeed"
 MARGIN_S: Final = 3.0
 #: How long it may take to end when it has said that it does, or cannot be talked to, in seconds.
 END_S: Final = 5.0
+#: A process whose end of the wire is closed may be about to end: then it is not the parent any more after these seconds.
+PARTING_S: Final = 1.0
 #: The process that a container is: it must not end.
 INIT: Final = 1
 
@@ -67,7 +69,8 @@ class Office:
         """This master is the one that is asked. What cannot be written now is tried again each second."""
         try:
             self.directory.own()
-            self.control.open()
+            if self.control.lost:
+                self.control.open()
         except OSError as error:
             self.log.error("the run directory cannot be taken over: %s", error)
 
@@ -201,6 +204,7 @@ class Abdication:
             "errand": NAME,
             "protocol": PROTOCOL,
             "version": VERSION,
+            "master": os.getpid(),
             "wire": wire,
             "directory": str(office.directory.path),
             "metrics": None if app.shared.metrics is None else app.shared.metrics.fileno(),
@@ -265,9 +269,9 @@ class Abdication:
         what = f"the new master (pid:{pid}) {ending(status)}"
         if not junior.serves:
             office.log.error("%s: this one serves on as before", what)
-            return True
-        office.take()
-        office.log.error("%s: this one serves again, with new workers", what)
+        else:
+            office.log.error("%s: this one serves again, with new workers", what)
+        office.take()  # also where it has not given way: the new one may have taken it for dead
         return True
 
     def stop(self) -> None:
@@ -312,6 +316,7 @@ class Heritage:
                 "SIGUSR2", f"version {VERSION} cannot follow {letter['version']}, which runs: restart the server"
             )
         metrics = None if letter["metrics"] is None else socket_of(letter["metrics"])
+        self.master: int = letter["master"]  # its pid
         self.wire = socket_of(letter["wire"])
         self.server: Mapping[str, Any] = letter["server"]
         self.shared = Shared(RunDirectory(Path(letter["directory"])), metrics, self.server["bus_shards"])
@@ -327,6 +332,7 @@ class Accession:
     def __init__(self, heritage: Heritage) -> None:
         self._heritage = heritage
         self._told = _Told({})
+        self._cut_at: float | None = None  # when the wire has ended, and the old master was not known to have gone
         self.stage = Stage.WAITING
 
     def furnish(self, app: Application, log: Any) -> Application:
@@ -357,6 +363,9 @@ class Accession:
         """In each turn of the loop."""
         if self.stage is Stage.ALONE:
             return
+        if self._cut_at is not None:
+            self._look_at_parent(self._cut_at, now)
+            return
         office = self._office
         self._wire.flush()
         self._told.renew(self._wire, office.ready_workers())
@@ -382,6 +391,19 @@ class Accession:
                 self._office.stop()
 
     def _ended(self) -> None:
+        """The wire has: the old master goes, or one of them could make nothing of what the other has said."""
+        self._cut_at = time.monotonic()
+
+    def _look_at_parent(self, cut_at: float, now: float) -> None:
+        """While the old master lives it kills this one, which it cannot talk to, and serves: see `Abdication.reaped`."""
+        if os.getppid() != self._heritage.master:
+            self._bereaved()
+        elif self.stage in (Stage.WAITING, Stage.READY) and now >= cut_at + PARTING_S:
+            self.stage = Stage.WITHDRAWN
+            self._office.log.error("the old master lives, but cannot be talked to: it serves on")
+            self._office.roster.withdraw("the old master cannot be talked to", now)
+
+    def _bereaved(self) -> None:
         """The old master has gone; or it has been killed before its time."""
         stage, office = self.stage, self._office
         self.stage = Stage.ALONE

@@ -29,6 +29,21 @@ from tests.support.eventually import eventually
 LARGE = {"filling": "x" * 3_000_000}  # more than a socket buffer takes
 
 
+def test_a_file_of_another_master_is_not_ours(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    one, other = (Control(path, {}, selectors.PollSelector(), lambda: 0.0) for _ in range(2))
+    one.open()
+    assert not one.lost
+    other.open()
+    other.part()
+    assert path.exists()
+    assert one.lost
+    one.open()
+    assert not one.lost
+    one.close()
+    assert one.lost
+
+
 class Loop:
     """A loop as the master's, turned by hand; time stands still but for `now`."""
 
