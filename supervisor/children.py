@@ -129,11 +129,21 @@ class Workers:
     def _forked(self, app: Application, post: Post, sockets: list[Listening]) -> int:
         pid = os.fork()
         if pid == 0:
-            for listeners in self.listeners:
-                listeners.keep_only(post.slot)
+            self._keep_only(app, post.slot)
             self._close_others()
             _live(app, post, sockets, self._scoreboard, self._log)
         return pid
+
+    def _keep_only(self, app: Application, slot: int) -> None:
+        """In a child: what a copy of is left there listens for as long as that lives."""
+        for listeners in self.listeners:
+            if listeners is app.listeners:
+                listeners.keep_only(slot)
+            else:
+                listeners.close_copies()
+        for metrics in [other.shared.metrics for other in self.apps.values()]:
+            if metrics is not None and metrics is not app.shared.metrics:
+                metrics.close()
 
     def _executed(self, app: Application, post: Post, sockets: list[Listening]) -> int:
         shared = app.shared

@@ -458,3 +458,6 @@ class Accession:
         self._wire.close_in_child()
         if self._heritage.listeners not in self._office.workers.listeners:
             self._heritage.listeners.close_copies()
+        metrics = self._heritage.shared.metrics
+        if metrics is not None and metrics is not self._office.reloading.app.shared.metrics:
+            metrics.close()

@@ -242,6 +242,29 @@ def test_an_address_that_is_taken_changes_nothing(start: Start) -> None:
     assert worker_of(running.connect())[1] in running.pids("worker")
 
 
+def test_an_address_that_is_not_taken_up_is_free_again_although_a_worker_was_replaced_meanwhile(start: Start) -> None:
+    running = start().ready()
+    port = free_port()
+    reload(running, port=port, mode="hanging", health_timeout=60)
+    eventually(lambda: len(workers(running)) == 2)
+    (victim,) = running.pids("worker")
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: [pid for pid in running.pids("worker") if pid != victim])
+    heir = next(entry["pid"] for entry in running.status()["processes"] if entry["state"] == "starting")
+    os.kill(heir, signal.SIGKILL)
+    running.logged("reload 2 rolled back")
+
+    def refused() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=20).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    eventually(refused)
+    serves(running, 1, 1)
+
+
 def test_one_that_is_asked_for_meanwhile_follows(start: Start) -> None:
     running = start(mode="lingering").ready()
     reload(running, mode="", workers=1)

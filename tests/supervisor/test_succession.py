@@ -18,6 +18,7 @@ from resonate.bus.directory import RunDirectory, identity
 from tests.supervisor.running import Running, Start, worker_of
 from tests.supervisor.test_master import HAND_DOWN
 from tests.support.eventually import eventually
+from tests.support.server import free_port
 
 
 def master(running: Running) -> int:
@@ -156,6 +157,15 @@ def test_another_address(start: Start) -> None:
     os.kill(left[0], signal.SIGTERM)
     nothing_is_left(running, *left)
     assert not path.exists()
+
+
+def test_another_port_of_the_metrics(start: Start) -> None:
+    before, after = free_port(), free_port()
+    running = start(metrics_port=before).ready()
+    usr2(running, metrics_port=after)
+    assert running.process.wait(20) == 0
+    eventually(lambda: refused(("127.0.0.1", before)))
+    assert not refused(("127.0.0.1", after))
 
 
 def refused(target: tuple[str, int]) -> bool:
