@@ -50,7 +50,7 @@ class Reading:
             letter = {"errand": NAME, "answer": self._answer}
             self.pid = errands.send(letter, [self._answer], stderr=self._complaint)
         except OSError:
-            self._close()
+            self.close()
             raise
 
     def kill(self) -> None:
@@ -63,7 +63,7 @@ class Reading:
             answer = errands.content(self._answer)
             said = errands.content(self._complaint, MOST_SAID).decode(errors="replace").strip()
         finally:
-            self._close()
+            self.close()
         code = os.waitstatus_to_exitcode(status)
         if code == REFUSED:
             raise Unreadable(said.removeprefix("resonate: "))
@@ -73,7 +73,8 @@ class Reading:
             raise Unreadable(f"the configuration cannot be read: {said.rpartition(chr(10))[2]}", said)
         return _understood(answer)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Nobody asks what has come of it."""
         os.close(self._answer)
         os.close(self._complaint)
 

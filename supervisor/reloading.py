@@ -157,12 +157,12 @@ class Reloading:
         if self._reading is None or self._reading[1].pid != pid:
             return False
         (wish, reading), self._reading = self._reading, None
+        if self._roster.stopping:  # for which it was killed
+            reading.close()
+            wish.end(_failure("the server is stopping"))
+            return True
         try:
-            found = reading.ended(status)
-            if self._roster.stopping:
-                wish.end(_failure("the server is stopping"))
-            else:
-                self._begin(wish, self._candidate(found), time.monotonic())
+            self._begin(wish, self._candidate(reading.ended(status)), time.monotonic())
         except Unreadable as error:
             if error.said:
                 self._log.error("reading the configuration: %s", error.said)

@@ -293,6 +293,17 @@ def test_a_stop_in_the_middle(start: Start) -> None:
     assert all(gone(pid) for pid in pids)
 
 
+def test_a_stop_while_the_configuration_is_read_is_no_failure(start: Start) -> None:
+    running = start().ready()
+    os.mkfifo(running.directory / "reload.json")  # nobody writes: it is read for ever
+    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
+    before = len(children.read_text().split())
+    running.send(signal.SIGHUP)
+    eventually(lambda: len(children.read_text().split()) > before)
+    assert running.end() == 0
+    assert "refused" not in running.log()
+
+
 def test_a_crash_of_an_old_worker_before_the_heirs_are_ready(start: Start) -> None:
     running = start(workers=2, health_timeout=60).ready()
     reload(running, mode="hanging", health_timeout=60, workers=2)
