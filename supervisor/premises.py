@@ -41,12 +41,13 @@ class Premises:
             log.warning("%s stays %s until the server is started again", name, getattr(present, name))
         server = dataclasses.replace(settings.server, **{name: getattr(present, name) for name in fixed})
         shared, listeners = self.shared, self.listeners
-        if _changed(present, server, METRICS_ADDRESS):
-            shared = dataclasses.replace(shared, metrics=listen_for_metrics(server, log))
         if _changed(present, server, ADDRESS):
             ours = same_port(server.host, server.port, present.host, present.port)
             listeners = listen(server.host, server.port, taken=ours)
             log.info("Listening at: %s as well, from when the heirs are ready", ", ".join(listeners.names()))
+        missing = server.metrics_port and shared.metrics is None  # somebody else had the port: perhaps no more
+        if missing or _changed(present, server, METRICS_ADDRESS):
+            shared = dataclasses.replace(shared, metrics=listen_for_metrics(server, log))
         return dataclasses.replace(settings, server=server), Premises(server, shared, listeners)
 
 

@@ -209,6 +209,18 @@ def test_another_address(start: Start) -> None:
     assert worker_of(running.connect())[1] in running.pids("worker")
 
 
+def test_metrics_whose_port_was_taken_are_tried_again_by_the_next_reload(start: Start) -> None:
+    running = start().ready()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        target = taken.getsockname()
+        reload(running, metrics_port=target[1])
+        running.logged("metrics are not served")
+        running.logged("reload 2 done")
+    running.send(signal.SIGHUP)
+    running.logged("reload 3 done")
+    socket.create_connection(target, timeout=20).close()
+
+
 def test_another_host_and_the_same_port(start: Start) -> None:
     running = start(port=free_port()).ready()
     _, port = running.address()
