@@ -27,9 +27,9 @@ def send(letter: dict[str, Any], descriptors: Iterable[int], stderr: int | None 
     """
     envelope = memory(json.dumps(letter).encode())
     passed = [envelope, *descriptors]
-    for descriptor in passed:
-        os.set_inheritable(descriptor, True)  # nothing else is executed meanwhile: this process has one thread
     try:
+        for descriptor in passed:
+            os.set_inheritable(descriptor, True)  # nothing else is executed meanwhile: this process has one thread
         return os.posix_spawn(
             sys.executable,
             _words(),
