@@ -121,6 +121,7 @@ class Master:
             self.control,
             self.selector,
             self._told_to_stop,
+            lambda: self.scoreboard.drained,
         )
         self.abdication = Abdication(office)
         self._record_restarts()
@@ -353,9 +354,11 @@ class Master:
             self.log.info("Quick shutdown requested")
             self.roster.hurry(time.monotonic())
 
-    def _told_to_stop(self) -> None:
+    def _told_to_stop(self, drain: bool) -> None:
         """By the other master."""
         if not self.roster.stopping:
+            if drain:
+                self.scoreboard.drain()
             self._begin_stop()
 
     def _wish_to_stop(self) -> None:

@@ -63,7 +63,8 @@ class Office:
     directory: RunDirectory
     control: Control
     selector: selectors.BaseSelector
-    stop: Callable[[], None]
+    stop: Callable[[bool], None]  # whether clients are to be sent away one after another
+    drained: Callable[[], bool]  # whether that was said here
 
     def take(self) -> None:
         """This master is the one that is asked. What cannot be written now is tried again each second."""
@@ -231,7 +232,7 @@ class Abdication:
                 self._office.log.error("the new master goes, nothing changes: %s", line["reason"])
                 junior.until = time.monotonic() + line["within_s"] + MARGIN_S
             case "stop":
-                self._office.stop()
+                self._office.stop(line["drain"])
 
     def _give_way(self, junior: _Junior) -> None:
         office = self._office
@@ -277,7 +278,7 @@ class Abdication:
     def stop(self) -> None:
         """The server stops."""
         if self._junior is not None:
-            self._junior.wire.say("stop")
+            self._junior.wire.say("stop", drain=self._office.drained())
             self._junior.until = time.monotonic() + self._office.roster.serving.limits.graceful_timeout_s + MARGIN_S
 
     def leave(self) -> None:
@@ -388,7 +389,7 @@ class Accession:
                 self._office.take()
                 self._office.log.info("the old master (pid:%d) has given way: this one serves", os.getppid())
             case "stop":
-                self._office.stop()
+                self._office.stop(line["drain"])
 
     def _ended(self) -> None:
         """The wire has: the old master goes, or one of them could make nothing of what the other has said."""
@@ -439,7 +440,7 @@ class Accession:
             self._office.roster.withdraw("it was told to stop", time.monotonic())
             return False
         if self.stage is not Stage.ALONE:
-            self._wire.say("stop")
+            self._wire.say("stop", drain=self._office.drained())
         return True
 
     def leave(self) -> None:

@@ -35,7 +35,7 @@ def test_a_wire_that_is_cut_while_the_old_master_lives_does_not_make_the_new_one
         "workers": [],
     }
     world, selector, unused = World(), selectors.PollSelector(), None
-    parts: list[Any] = [logging.getLogger("test"), world.roster, *[unused] * 5, selector, unused]
+    parts: list[Any] = [logging.getLogger("test"), world.roster, *[unused] * 5, selector, unused, unused]
     accession = Accession(Heritage(letter))
     accession.join(world.roster, 60)
     accession.begin(Office(*parts), 60)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from resonate.supervisor.control import ask
 
 from resonate.bus.directory import RunDirectory, identity
 from tests.supervisor.running import Running, Start, worker_of
@@ -337,6 +338,21 @@ def test_a_stop_in_the_middle_stops_both(start: Start, whose: str) -> None:
     assert running.process.wait(20) == 0
     nothing_is_left(running, *pids)
     assert "serves again" not in running.log()
+
+
+def test_draining_in_the_middle_drains_both(start: Start) -> None:
+    running = start().ready()
+    (old,) = running.pids("worker")
+    os.kill(old, signal.SIGSTOP)  # it is told to go, and cannot yet
+    usr2(running)
+    said(running, "has given way: this one serves")
+    (new,) = running.pids("worker")
+    assert ask(control(running), "stop", 20)["ok"]
+    gone(new)
+    os.kill(old, signal.SIGCONT)
+    assert running.process.wait(20) == 0
+    said(running, f"worker {old} drains")
+    said(running, f"worker {new} drains")
 
 
 def test_a_stop_before_the_new_one_is_ready_stops_both(start: Start) -> None:

@@ -49,6 +49,8 @@ class Tiny(Worker):  # type: ignore[misc]
             if mode != "unmoved":
                 self.scoreboard.reach(self.row, self.scoreboard.resharding[0])
         self.accept(waiting)
+        if self.scoreboard.drained:
+            print(f"worker {self.pid} drains", flush=True)
         while mode == "lingering" and not Path("go").exists() and os.getppid() == self.ppid:
             self.notify()
             self.scoreboard.report(self.row, connections=7)
