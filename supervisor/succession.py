@@ -45,7 +45,7 @@ NAME: Final = "succeed"
 MARGIN_S: Final = 3.0
 #: How long it may take to end when it has said that it does, or cannot be talked to, in seconds.
 END_S: Final = 5.0
-#: A process whose end of the wire is closed may be about to end: then it is not the parent any more after these seconds.
+#: A process that ends closes its end of the wire first; after so many seconds it is not the parent any more.
 PARTING_S: Final = 1.0
 #: The process that a container is: it must not end.
 INIT: Final = 1
@@ -396,7 +396,7 @@ class Accession:
         self._cut_at = time.monotonic()
 
     def _look_at_parent(self, cut_at: float, now: float) -> None:
-        """While the old master lives it kills this one, which it cannot talk to, and serves: see `Abdication.reaped`."""
+        """While the old master lives it kills this one, which it cannot talk to: see `Abdication.reaped`."""
         if os.getppid() != self._heritage.master:
             self._bereaved()
         elif self.stage in (Stage.WAITING, Stage.READY) and now >= cut_at + PARTING_S:
