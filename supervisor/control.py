@@ -103,12 +103,14 @@ class Control:
     def open(self) -> None:
         """Listen, in place of whatever has that name. Raises OSError; the path may be too long for a socket."""
         self._close_listening()
-        self._path.unlink(missing_ok=True)
+        new = self._path.with_suffix(".new")  # nobody finds it before it listens
+        new.unlink(missing_ok=True)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            listening.bind(str(self._path))
+            listening.bind(str(new))
             listening.setblocking(False)
             listening.listen(MOST_CLIENTS)
+            new.rename(self._path)
             self._file = self._path.lstat()
         except OSError:
             listening.close()
