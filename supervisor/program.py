@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 from resonate.supervisor import children, errands, reading, restarting, succession
 from resonate.supervisor.application import Application
@@ -13,20 +13,36 @@ from resonate.supervisor.succession import Accession, Heritage
 
 from resonate.settings import Settings
 
+Load: TypeAlias = Callable[[], Settings]
+Make: TypeAlias = Callable[[Settings], Application]
+Letter: TypeAlias = dict[str, Any]
 
-def serve(load: Callable[[], Settings], application: Callable[[Settings], Application]) -> NoReturn:
+
+def serve(load: Load, application: Make) -> NoReturn:
     """Serve what `load` reads, as `application` makes it. Raises ConfigurationError when it cannot begin."""
     letter = errands.received()
     if letter is None:
         Master(application(load())).run()
-    elif letter["errand"] == restarting.NAME:
-        Master(application(load()), Inheritance.of(letter)).run()
-    elif letter["errand"] == restarting.CHECK:
-        restarting.check(letter, load, application)
-    elif letter["errand"] == succession.NAME:
-        accession = Accession(Heritage(letter))
-        Master(application(load()), accession=accession).run()
-    elif letter["errand"] == reading.NAME:
-        reading.answer(letter, load, application)
-    else:
-        children.work(letter, application)
+    _ERRANDS[letter["errand"]](letter, load, application)
+
+
+def _work(letter: Letter, load: Load, application: Make) -> NoReturn:
+    children.work(letter, application)
+
+
+def _restart(letter: Letter, load: Load, application: Make) -> NoReturn:
+    Master(application(load()), Inheritance.of(letter)).run()
+
+
+def _succeed(letter: Letter, load: Load, application: Make) -> NoReturn:
+    accession = Accession(Heritage(letter))
+    Master(application(load()), accession=accession).run()
+
+
+_ERRANDS: Final[dict[str, Callable[[Letter, Load, Make], NoReturn]]] = {
+    children.NAME: _work,
+    reading.NAME: reading.answer,
+    restarting.CHECK: restarting.check,
+    restarting.NAME: _restart,
+    succession.NAME: _succeed,
+}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import socket
+import ssl
 import subprocess
 import tempfile
 import urllib.request
@@ -11,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.support.client import Client
 from tests.support.cluster import shards_of, workers_of
@@ -116,3 +119,35 @@ def test_metrics_on_another_port(server: Server) -> None:
         with closing(Rest(server.host, server.port)) as rest:
             assert rest.publish("chat", "hello", "{}").status == 200
         assert client.event()["event"] == "hello"
+
+
+def test_a_renewed_certificate() -> None:
+    authority = trustme.CA()
+    with tempfile.TemporaryDirectory(prefix="r") as name:
+        directory = Path(name)
+        cert, key = directory / "cert.pem", directory / "key.pem"
+
+        def renew() -> None:
+            certificate = authority.issue_cert("127.0.0.1")
+            certificate.cert_chain_pems[0].write_to_path(cert)
+            certificate.private_key_pem.write_to_path(key)
+
+        renew()
+        tls = {"options": {"tls": {"local_cert": str(cert), "local_pk": str(key)}}}
+        with Server(directory, server={"run_dir": name, **tls}, scheme="https") as server:
+            trusting = ssl.create_default_context()
+            authority.configure_trust(trusting)
+
+            def shown() -> bytes | None:
+                with (
+                    socket.create_connection((server.host, server.port), timeout=20) as plain,
+                    trusting.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
+                ):
+                    return secure.getpeercert(binary_form=True)
+
+            eventually(lambda: "Resonate is ready" in server.log())
+            before = shown()
+            renew()
+            assert shown() == before
+            assert reload(server).returncode == 0
+            assert shown() not in (before, None)
