@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
@@ -131,9 +133,14 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _configured_run_dir() -> str | None:
-    """Without a configuration that can be used the default place is as good as any."""
-    server = _configured_server()
-    return None if server is None else server.run_dir
+    """Also where the configuration cannot be used: somebody may be about to hear that from the server."""
+    try:
+        return config.load().server.run_dir
+    except ConfigurationError as error:
+        run_dir = os.environ.get("RESONATE_RUN_DIR")
+        place = run_dir or tempfile.gettempdir()
+        status.say(f"{error}. Looking for a server in {place}; --run-dir names another place")
+        return run_dir
 
 
 def _configured_server() -> Server | None:

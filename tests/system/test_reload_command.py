@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -151,3 +152,15 @@ def test_a_renewed_certificate() -> None:
             assert shown() == before
             assert reload(server).returncode == 0
             assert shown() not in (before, None)
+
+
+def test_where_the_server_is_is_known_although_the_configuration_is_broken(server: Server) -> None:
+    configure(server, configuration([ONE_APP], settings(server, drain_timeout=-1)))
+    env = {**os.environ, "RESONATE_RUN_DIR": str(server.directory)}
+    words = [str(BIN / "resonate"), "reload"]
+    done = subprocess.run(
+        words, cwd=server.directory, env=env, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 1
+    assert "not reloaded" in done.stderr
+    assert done.stderr.count("drain_timeout") == 2  # of the command, and of the server
