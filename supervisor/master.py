@@ -17,6 +17,8 @@ from typing import Any, Final, NoReturn
 
 from gunicorn import SERVER_SOFTWARE, util
 from resonate.supervisor import status
+from resonate.supervisor.abdication import Abdication
+from resonate.supervisor.accession import Accession
 from resonate.supervisor.application import Application
 from resonate.supervisor.children import Workers, ending, obituary
 from resonate.supervisor.control import Control, Line, Report
@@ -27,7 +29,7 @@ from resonate.supervisor.reloading import Reloading, limits
 from resonate.supervisor.restarting import Restarting
 from resonate.supervisor.roster import Action, Bequeath, Kill, Release, Roster, Spawn, Steer
 from resonate.supervisor.signals import Signals
-from resonate.supervisor.succession import Abdication, Accession, Office
+from resonate.supervisor.succession import Office
 
 from resonate.bus.directory import pid_of
 from resonate.bus.spawn import spawn

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeAlias
 
 from resonate.supervisor import children, errands, reading, restarting, succession
+from resonate.supervisor.accession import Accession, Heritage
 from resonate.supervisor.application import Application
 from resonate.supervisor.inheritance import Inheritance
 from resonate.supervisor.master import Master
-from resonate.supervisor.succession import Accession, Heritage
 
 from resonate.settings import Settings
 

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from resonate.supervisor.accession import PARTING_S, Accession, Heritage, Stage
 from resonate.supervisor.generation import Phase
 from resonate.supervisor.listeners import listen
-from resonate.supervisor.succession import PARTING_S, Accession, Heritage, Office, Stage
+from resonate.supervisor.succession import Office
 from resonate.supervisor.wire import Wire
 
 from resonate.version import PROTOCOL, VERSION
