@@ -79,7 +79,10 @@ def test_clients_of_tls_are_sent_away_in_a_reload(
     settings, context = secure
     port = free_port()
     options = {**settings, "drain_timeout": DRAIN_S, "metrics_port": port}
-    with Server(tmp_path / "server", server=options, command=Kind("own", 1).command(1), scheme="https") as server:
+    env = {"RESONATE_BUS_SHARDS": "2"}  # a single shard would be taken in, and what it has counted with it
+    with Server(
+        tmp_path / "server", server=options, command=Kind("own", 1).command(1), scheme="https", env=env
+    ) as server:
         eventually(lambda: "Resonate is ready" in server.log())
         with clients(server, context) as those:
             old = workers_of(server)
