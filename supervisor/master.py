@@ -285,6 +285,7 @@ class Master:
         if gone.process.role is Role.WORKER:
             self.workers.forget(pid)
         self._record_restarts()
+        self.directory.sweep()  # of what it has left there
         said = obituary(gone, how)
         if said is not None:
             level, text = said

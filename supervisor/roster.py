@@ -441,12 +441,13 @@ class Roster:
 
     def _next_step(self, process: Process, wanted: bool, now: float) -> Step | None:
         lasts_s = now - process.since
+        manned = process.slot in self.serving.slots or process.slot in self._neighbouring
         match process.state:
-            case State.STARTING | State.READY if not wanted:
-                manned = process.slot in self.serving.slots or process.slot in self._neighbouring
-                at_once = self.stopping or process.role is Role.SHARD or manned
-                return Step.RETIRE if at_once else Step.YIELD
-            case State.YIELDING if self.stopping or lasts_s >= YIELD_S:
+            case State.STARTING | State.READY if not wanted and not (manned or self._at_once(process)):
+                return Step.YIELD
+            case State.STARTING | State.READY if not wanted and self._may_go(process):
+                return Step.RETIRE
+            case State.YIELDING if self.stopping or (lasts_s >= YIELD_S and self._may_go(process)):
                 return Step.RETIRE
             case State.RETIRING if now >= self._killed_at(process):
                 return Step.KILL
@@ -455,6 +456,13 @@ class Roster:
             case State.STARTING | State.READY | State.YIELDING | State.RETIRING if self._silent(process, now):
                 return Step.ABORT
         return None
+
+    def _at_once(self, process: Process) -> bool:
+        return self.stopping or process.role is Role.SHARD
+
+    def _may_go(self, process: Process) -> bool:
+        """Who has served serves on until there is somebody to inherit."""
+        return self._at_once(process) or not process.booted or bool(self.inheritors())
 
     def _bequeath(self, process: Process) -> Iterator[Bequeath]:
         """Name an heir for one that has served, or another one in place of one that does not serve any more.

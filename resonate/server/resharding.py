@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
+from resonate.counters import Snapshot, add
+from resonate.server.context import Collect
 from resonate.server.membership import Membership
 from resonate.server.moving import Movers
 from resonate.server.scoreboard import Scoreboard, Stage
@@ -15,10 +18,26 @@ HASTEN_S: Final = 0.1
 
 
 class Resharding:
-    """`row` is this worker's on the scoreboard. `look` is to be called each second; it looks more often by itself."""
+    """`row` is this worker's on the scoreboard. `look` is to be called each second; it looks more often by itself.
 
-    def __init__(self, loop: Any, membership: Membership, movers: Movers, scoreboard: Scoreboard, row: int) -> None:
+    `collect` asks what all processes have counted, `inherit` takes what only a shard knew of it that is taken in.
+    """
+
+    def __init__(
+        self,
+        loop: Any,
+        membership: Membership,
+        movers: Movers,
+        scoreboard: Scoreboard,
+        row: int,
+        collect: Collect,
+        inherit: Callable[[Snapshot], None],
+    ) -> None:
         self._timer = loop.timer(LOOK_S, LOOK_S)
+        self._collect = collect
+        self._inherit = inherit
+        self._asked = False
+        self._legacy: Snapshot | None = None  # what is gone with a shard that is taken in
         self._membership = membership
         self._movers = movers
         self._scoreboard = scoreboard
@@ -37,21 +56,34 @@ class Resharding:
         if wanted is Stage.NONE:
             self._membership.release()
             self._timer.stop()
+            self._asked, self._legacy = False, None
             self._reach(Stage.NONE)
         elif self._stage is Stage.NONE and wanted is Stage.READY:
             self._timer.start(self.look)
-            if self._movers.idle:  # and nobody begins to move any more
+            if not shards and not self._asked:
+                self._asked = True
+                self._collect(self._counted)
+            if self._movers.idle and (shards or self._legacy is not None):  # and nobody begins to move any more
                 self._reach(Stage.READY)
         elif self._stage is Stage.READY and wanted is Stage.HOLD:
             self._hold(shards)
         elif self._stage is Stage.HOLD and wanted is Stage.MOVE:
             self._movers.reshard(max(1, shards))
             self._membership.reshard(shards)
+            if self._legacy is not None:
+                self._inherit(self._legacy)
             self._reach(Stage.MOVE)
 
     def close(self) -> None:
         """The worker ends."""
         self._timer.stop()
+
+    def _counted(self, snapshots: list[Snapshot] | None) -> None:
+        own = self._membership.name
+        self._legacy = {}
+        for snapshot in snapshots or ():
+            if snapshot.get("worker") != own:
+                self._legacy = add(self._legacy, snapshot)
 
     def _hold(self, shards: int) -> None:
         if not self._membership.holding:

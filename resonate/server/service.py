@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from resonate.api import Api, Endpoint
 from resonate.bus.directory import RunDirectory
 from resonate.bus.starter import ShardStarter
-from resonate.counters import Snapshot
+from resonate.counters import Snapshot, add
 from resonate.http import Response
 from resonate.messages import Inspect
 from resonate.server import tls
@@ -132,9 +132,18 @@ class Service:
         shards = max(shared.shards, server.bus_shards)  # so many there may be soon
         self._descriptors = Descriptors(KEPT + KEPT_FOR_SHARD * shards)
         self._movers = hub.movers = Movers(self.context, shared.shards)
+        self._inherited: Snapshot = {}  # the counters of processes that have gone, and that only this one knows
         self._resharding: Resharding | None = None
         if slot is not None:
-            self._resharding = Resharding(loop, self._membership, self._movers, slot.scoreboard, slot.row)
+            self._resharding = Resharding(
+                loop,
+                self._membership,
+                self._movers,
+                slot.scoreboard,
+                slot.row,
+                self.context.collect,
+                self._inherit,
+            )
         self._recipient = Recipient(
             self._movers, shared.directory, self._membership.name, log, self._ready, self._descriptors
         )
@@ -272,11 +281,14 @@ class Service:
         """What this worker has counted, and its master."""
         snapshot = self.context.stats.snapshot(len(self.context.reactor.transports))
         figure = Figure(self._membership.name, len(self.context.hub.clients), self._going, self._movers.moving)
-        snapshot |= figure._asdict()
+        snapshot |= figure._asdict() | add(self._inherited, snapshot)
         if self._slot is not None:
             restarts = self._slot.scoreboard.restarts
             snapshot["restarts"] = {"worker": restarts.workers, "shard": restarts.shards}
         return snapshot
+
+    def _inherit(self, counters: Snapshot) -> None:
+        self._inherited = add(self._inherited, counters)
 
     def _report(self) -> None:
         """Let the master see how this worker is."""

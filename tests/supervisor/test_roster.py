@@ -76,6 +76,27 @@ def test_shards_come_with_the_second_worker_and_stay() -> None:
     assert world.spawns() == [(Role.SHARD, 0)]
 
 
+def test_who_has_served_does_not_go_before_there_is_somebody_to_inherit() -> None:
+    world = World(2).running()
+    going, staying = world.worker(1), world.worker(0)
+    world.roster.resize(1)
+    world.due()
+    world.dies(staying)
+    assert world.kills(YIELD_S) == []
+    assert world.kills(10 * YIELD_S) == []
+    world.boots()
+    assert world.due()[-2:] == [Bequeath(going, world.worker(0)), Kill(going, signal.SIGTERM)]
+
+
+def test_a_stop_waits_for_nobody_to_inherit() -> None:
+    world = World(2).running()
+    world.roster.resize(1)
+    world.due()
+    world.dies(world.worker(0))
+    world.roster.stop(world.now)
+    assert Kill(world.worker(1), signal.SIGTERM) in world.due()
+
+
 @pytest.mark.parametrize(("asked", "given"), [(0, 1), (-5, 1), (MAX_WORKERS, MAX_WORKERS), (1000, MAX_WORKERS)])
 def test_the_number_of_workers_has_bounds(asked: int, given: int) -> None:
     world = World(3)

@@ -79,10 +79,7 @@ def test_clients_of_tls_are_sent_away_in_a_reload(
     settings, context = secure
     port = free_port()
     options = {**settings, "drain_timeout": DRAIN_S, "metrics_port": port}
-    env = {"RESONATE_BUS_SHARDS": "2"}  # a single shard would be taken in, and what it has counted with it
-    with Server(
-        tmp_path / "server", server=options, command=Kind("own", 1).command(1), scheme="https", env=env
-    ) as server:
+    with Server(tmp_path / "server", server=options, command=Kind("own", 1).command(1), scheme="https") as server:
         eventually(lambda: "Resonate is ready" in server.log())
         with clients(server, context) as those:
             old = workers_of(server)
@@ -94,6 +91,8 @@ def test_clients_of_tls_are_sent_away_in_a_reload(
         eventually(lambda: not set(old) & set(processes(server)))
         assert f"sending {CLIENTS} WebSockets away, over 1.5 s" in server.log()
         assert _SENT.findall(server.log())[0][0] == str(CLIENTS)
+        eventually(lambda: f"resonate_drained_total {CLIENTS}.0" in metrics(port))
+        eventually(lambda: "reload 2 done" in server.log())  # its shard is inside again, and knows it too
         eventually(lambda: f"resonate_drained_total {CLIENTS}.0" in metrics(port))
 
 

@@ -118,8 +118,9 @@ def test_a_stop_does_not_wait_for_a_site_that_hangs(tmp_path: Path) -> None:
 
 
 def test_a_first_start_that_fails_ends_gunicorn(tmp_path: Path) -> None:
-    """With 3; where two workers fail in the same moment gunicorn trips over the second, and it is 1."""
-    with pytest.raises(AssertionError, match=r"the server ended with [13]"), serving(tmp_path, "raise ValueError"):
+    """One worker: where two fail in the same moment gunicorn itself trips over the second."""
+    ended = pytest.raises(AssertionError, match="the server ended with 3")
+    with ended, serving(tmp_path, "raise ValueError", "-w", "1"):
         pass
     assert "raise ValueError" in (tmp_path / "log").read_text()
 
