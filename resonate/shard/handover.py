@@ -80,7 +80,7 @@ def holdings(holders: Iterable[Holder], shards: int) -> list[Holding]:
 
 def given_up(holding: Holding) -> Iterator[Request]:
     """The requests by which that is given up."""
-    for app, channel, subscriptions, members in holding.channels:
+    for app, channel, subscriptions, members, _ in holding.channels:
         for user, _, connections in members:
             yield from [Unsubscribe(app, channel, user)] * connections
         yield from [Unsubscribe(app, channel, None)] * (subscriptions - sum(count for *_, count in members))
