@@ -79,7 +79,7 @@ _KINDS: Final[tuple[tuple[Any, tuple[tuple[type, ...], ...]], ...]] = (
     (Unsubscribe, (_STR, _STR, _MAYBE_STR)),
     (Publish, (_INT, _STR, _STR, _INT, _MAYBE_STR, _INT, _BOOL)),
     (Describe, (_INT, _STR, _STR)),
-    (ListChannels, (_INT, _STR, _STR, _BOOL)),
+    (ListChannels, (_INT, _STR, _STR, _BOOL, _BOOL)),
     (ListUsers, (_INT, _STR, _STR)),
     (CountConnections, (_INT, _STR)),
     (Terminate, (_INT, _STR, _STR)),

@@ -121,13 +121,14 @@ class Describe(NamedTuple):
 class ListChannels(NamedTuple):
     """Answered by a dict of the occupied channels' names to `ChannelInfo`; by each shard, of those that it has.
 
-    `cached`: whether the payloads kept for late subscribers are wanted too.
+    `cached`: whether the payloads kept for late subscribers are wanted too; `users`: whether the numbers of users are.
     """
 
     ref: int
     app: str
     prefix: str
     cached: bool
+    users: bool = True
 
 
 class ListUsers(NamedTuple):

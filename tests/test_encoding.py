@@ -99,7 +99,7 @@ REQUESTS: dict[type, st.SearchStrategy[Request]] = {
     Unsubscribe: st.builds(Unsubscribe, TEXT, TEXT, st.none() | TEXT),
     Publish: st.builds(Publish, NUMBER, TEXT, TEXT, PAYLOAD, st.none() | TEXT, NUMBER, st.booleans()),
     Describe: st.builds(Describe, NUMBER, TEXT, TEXT),
-    ListChannels: st.builds(ListChannels, NUMBER, TEXT, TEXT, st.booleans()),
+    ListChannels: st.builds(ListChannels, NUMBER, TEXT, TEXT, st.booleans(), st.booleans()),
     ListUsers: st.builds(ListUsers, NUMBER, TEXT, TEXT),
     CountConnections: st.builds(CountConnections, NUMBER, TEXT),
     Terminate: st.builds(Terminate, NUMBER, TEXT, TEXT),

@@ -250,7 +250,14 @@ class Ledger:
         self._decided(seq, event.done)
         if not event.done or not isinstance(request, HandOver):
             return event
+        self._under_way[seq - self._under_way[0].seq].request = self._cut(request)
         return event._replace(beliefs=self._views.handed_over(request))
+
+    def _cut(self, request: HandOver) -> HandOver:
+        """The same, with how far the channels' logs had come there: a successor could not know."""
+        at = self._positions
+        channels = [held._replace(position=at.get((held.app, held.channel), 0)) for held in request.channels]
+        return request._replace(channels=channels)
 
     def _acknowledged(self, seq: int, place: int, now: float) -> list[Event]:
         """Requests up to `seq` are done; the answers of those that have no other."""
