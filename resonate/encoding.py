@@ -46,6 +46,7 @@ from resonate.messages import (
     Present,
     Publication,
     Publish,
+    Reached,
     Refresh,
     Request,
     Stamped,
@@ -97,6 +98,7 @@ _KINDS: Final[tuple[tuple[Any, tuple[tuple[type, ...], ...]], ...]] = (
     (Inherit, (_STR, _INT, _INT, _LIST, _LIST, _LIST, _BOOL)),
     (Superseded, (_STR, _STR)),
     (Standing, (_INT, _STR)),
+    (Reached, (_STR, _STR, _INT)),
 )
 _NUMBERS: Final = {kind: number for number, (kind, _) in enumerate(_KINDS)}
 _SHAPES: Final = tuple(frozenset(product(*fields)) for _, fields in _KINDS)

@@ -270,6 +270,14 @@ class Expel(NamedTuple):
     user: str
 
 
+class Reached(NamedTuple):
+    """The log of a channel has come to this position, with nothing that this worker has not heard."""
+
+    app: str
+    channel: str
+    position: int
+
+
 class Standing(NamedTuple):
     """How a shard stands with the other hosts: why it cannot reach them, empty where it can."""
 
@@ -326,6 +334,7 @@ Event = (
     | Inherit
     | Superseded
     | Standing
+    | Reached
     | Answer
 )
 

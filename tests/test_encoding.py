@@ -47,6 +47,7 @@ from resonate.messages import (
     Present,
     Publication,
     Publish,
+    Reached,
     Refresh,
     Request,
     Stamped,
@@ -119,6 +120,7 @@ EVENTS: dict[type, st.SearchStrategy[Event]] = {
     Inherit: INHERIT,
     Superseded: st.builds(Superseded, TEXT, TEXT),
     Standing: st.builds(Standing, NUMBER, TEXT),
+    Reached: st.builds(Reached, TEXT, TEXT, POSITION),
 }
 ANY_REQUESTS = st.lists(st.one_of(*REQUESTS.values()), max_size=4)
 ANY_EVENTS = st.lists(st.one_of(*EVENTS.values()), max_size=3)
@@ -184,6 +186,7 @@ SAMPLE_EVENTS: tuple[Event, ...] = (
     Inherit("w-3-4", 3, 1, [("app", 2, 1)], [ChannelHolding("app", "a", 1, [])], [("app", "a", [1])], True),
     Superseded("app", "cache-a"),
     Standing(1, "Redis does not answer"),
+    Reached("app", "a", 1 << 60),
 )
 HELLO = Hello(
     "w-1-2",
@@ -272,7 +275,7 @@ def test_types_come_as_they_went(frame: Frame) -> None:
 def test_the_numbers_of_messages_are_for_ever() -> None:
     """Workers and shards of two versions talk to each other while one takes the other's place."""
     *requests, hand_over = SAMPLE_REQUESTS
-    events, later = SAMPLE_EVENTS[:-4], SAMPLE_EVENTS[-4:]
+    events, later = SAMPLE_EVENTS[:-5], SAMPLE_EVENTS[-5:]
     for number, message in enumerate((*requests, *events, hand_over, *later)):
         head, _ = apart(encode(carrying(message)))
         row = head[4][0] if message in SAMPLE_REQUESTS else head[6][0][3][0]

@@ -27,6 +27,7 @@ from resonate.messages import (
     Present,
     Publication,
     Publish,
+    Reached,
     Request,
     Stamped,
     Subscribe,
@@ -233,6 +234,9 @@ class Ledger:
                 self._decided(stamped.seq, event.admitted)
             elif isinstance(event, Superseded):
                 self._cached.forget((event.app, event.channel))
+                continue
+            elif isinstance(event, Reached):
+                self._positions[event.app, event.channel] = event.position
                 continue
             elif isinstance(event, HandedOver):
                 event = self._handed_over(stamped.seq, event)

@@ -324,8 +324,10 @@ class Shard:
         return [*((other, expel) for other in self._workers), (worker, Answer(request.ref, None))]
 
     def _inspect(self, worker: str, request: Inspect) -> Outgoing:
-        found = [{**self.counters, "apps": self.counts()}, self._retired, *self._reports.values()]
-        return [(worker, Answer(request.ref, found))]
+        return [(worker, Answer(request.ref, self._inspected({})))]
+
+    def _inspected(self, more: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{**self.counters, "apps": self.counts(), **more}, self._retired, *self._reports.values()]
 
 
 def _occupied(channel: Channel) -> bool:

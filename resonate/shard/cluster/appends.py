@@ -16,7 +16,7 @@ OVERHEAD: Final = 256
 
 
 class _Entry:
-    __slots__ = ("appended", "log", "payload", "since", "size", "entry", "keep_s")
+    __slots__ = ("appended", "entry", "keep_s", "log", "payload", "since", "size")
 
     def __init__(self, log: str, entry: bytes, payload: bytes, keep_s: int, now: float) -> None:
         self.log = log
@@ -77,9 +77,7 @@ class Appends:
     def bound(self, now: float) -> int:
         """While the store is away: drop what is too much or too old. How many have been."""
         before = self.dropped
-        while self._waiting and (
-            self.bytes > self._most_bytes or now - self._waiting[0].since > self._most_seconds
-        ):
+        while self._waiting and (self.bytes > self._most_bytes or now - self._waiting[0].since > self._most_seconds):
             self.bytes -= self._waiting.popleft().size
             self.dropped += 1
         return self.dropped - before

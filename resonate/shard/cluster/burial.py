@@ -13,9 +13,8 @@ def burial(desk: Desk, seal: Seal, party: str) -> Steps[None]:
     for log in (yield desk.ask(Logs, party)) or ():
         page = yield desk.ask(Look, log)
         if isinstance(page, Page):
-            left = [desk.ask(Leave, log, field, seal.close(log, Left(party, user))) for field, user in _of(page, party)]
-            for each in left:
-                yield each
+            for field, user in _of(page, party):
+                _ = yield desk.ask(Leave, log, field, seal.close(log, Left(party, user)))
     yield desk.ask(Bury, party)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resonate.messages import Connect, Declaration, Detach, Disconnect, Request, Standing, Subscribe, Unsubscribe
+from resonate.messages import Declaration, Detach, Disconnect, Request, Standing, Subscribe, Unsubscribe
 from resonate.shard.cluster.appends import Appends
 from resonate.shard.cluster.burial import burial
 from resonate.shard.cluster.counts import Counts
@@ -47,8 +47,8 @@ from resonate.shard.shard import Outgoing
 class Terms:
     """How this host and its shard take part. Times are seconds.
 
-    `host` is the host's id, `process` the name of the shard process; `wall_ms` is what must be added to the clock of all
-    times for the time of day, in milliseconds. The rest is as configured below `scaling`.
+    `host` is the host's id, `process` the name of the shard process; `wall_ms` is what must be added to the clock of
+    all times for the time of day, in milliseconds. The rest is as configured below `scaling`.
     """
 
     host: str
@@ -90,6 +90,8 @@ class Cluster:
         self._behind: dict[tuple[str, str], dict[str, int]] = {}
         self._released = False
         self._resumed = False
+        self._early: list[tuple[str, int, Sequence[Request]]] = []  # what has come before all had declared
+        self._returning: set[str] = set()  # logs in which this party's members are not yet
         self._look_at_parties = False
         self.notices: list[str] = []  # for the log
         self.counters = dict.fromkeys(("lost", "missed", "entries_out"), 0)
@@ -98,6 +100,9 @@ class Cluster:
 
     def stage(self, worker: str, first: int, requests: Sequence[Request], now: float) -> None:
         """Requests of a worker, numbered from `first` on: they wait for what they need."""
+        if not self._resumed:
+            self._early.append((worker, first, requests))
+            return
         for seq, request in enumerate(requests, first):
             self._stage.add(self._ticket(worker, seq, request, now))
 
@@ -140,6 +145,7 @@ class Cluster:
         self._declared = [ticket for ticket in self._declared if ticket.worker != worker]
         for positions in self._behind.values():
             positions.pop(worker, None)
+        self._early = [each for each in self._early if each[0] != worker]
         unclaimed, self._following.unclaimed = self._following.unclaimed, []
         for log, user in unclaimed:
             if self._desk.store is not Store.READY:
@@ -179,6 +185,7 @@ class Cluster:
         """
         self._following.outgoing.append((worker, Standing(self._index, self._desk.trouble)))
         if self._released:
+            self._hold(now)
             self.stage(worker, declaration.first, declaration.requests, now)
             return
         for app, channel, position in declaration.positions:
@@ -194,7 +201,8 @@ class Cluster:
         for app, channel in self.shard.holdings():
             behind = self._behind.get((app, channel), {})
             self._following.resume(app, channel, self.shard.has_members(app, channel), behind)
-        asked = {(each.request.app, each.request.channel) for each in self._declared if isinstance(each.request, Subscribe)}
+        subscribes = [each.request for each in self._declared if isinstance(each.request, Subscribe)]
+        asked = {(request.app, request.channel) for request in subscribes}
         for (app, channel), behind in self._behind.items():
             if log_name(app, channel) not in self._following.logs and (app, channel) in asked:
                 self._following.resume(app, channel, False, behind)
@@ -204,6 +212,9 @@ class Cluster:
             steps = self._preparing.steps(ticket, now)
             ticket.task = Task(steps) if steps is not None else None
             self._stage.add(ticket, queued=False)
+        early, self._early = self._early, []
+        for worker, first, requests in early:
+            self.stage(worker, first, requests, now)
 
     @property
     def recovered(self) -> bool:
@@ -212,7 +223,7 @@ class Cluster:
             return False
         if self._desk.store is Store.AWAY:
             return True
-        logs = self._following.logs.values()
+        logs = [log for log in self._following.logs.values() if log.behind is not None]
         return all(log.feed.state is State.LIVE for log in logs) and all(ticket.ready for ticket in self._declared)
 
     def outcomes(self) -> None:
@@ -239,6 +250,7 @@ class Cluster:
         match report:
             case Entry(log, position, data):
                 self._following.entry(log, position, data, now)
+                self._joined()
             case Reply(ref, value):
                 self._answered(ref, value, now)
             case Followed(log):
@@ -255,15 +267,29 @@ class Cluster:
         """The store can be used: a new party arrives, and tells all that this shard holds."""
         self._desk.order(Arrive(next(self._desk.refs), self._parties.arrive(now), self._parties.lease_s))
         self._reading.clear()
-        for app in self.shard.apps():
-            self._following.want(app, "", False)
-            self._counts.changed(app)
-        for app, channel in self.shard.holdings():
-            self._following.want(app, channel, self.shard.has_members(app, channel))
+        self._hold(now)
         for log in self._following.logs.values():
             self._desk.order(*self._following.begin(log))
             self._counts.changed(log.app, log.channel or None)
+        self._returning = set(self._following.logs)
         self._look_at_parties = True
+
+    def _hold(self, now: float) -> None:
+        """Follow the logs of all that workers hold."""
+        for app in self.shard.apps():
+            self._desk.order(*self._following.want(app, "", False)[1])
+            self._counts.changed(app)
+        for app, channel in self.shard.holdings():
+            self._desk.order(*self._following.want(app, channel, self.shard.has_members(app, channel))[1])
+            self._counts.changed(app, channel)
+
+    def _joined(self) -> None:
+        """Whoever has come in while nobody wanted it any more is taken out again."""
+        joined, self._following.joined = self._following.joined, []
+        for log, user in joined:
+            known = self.shard.user(log.app, log.channel, user)
+            if known is not None and self._parties.name in known.parties:
+                self._take_out(log, user)
 
     def _lost(self, reason: str) -> None:
         if self._desk.store is Store.READY:
@@ -296,13 +322,8 @@ class Cluster:
             self.counters["entries_out"] += 1
         elif ref in self._reading:
             self._paged(self._reading.pop(ref), value, now)
-        elif not self._counts.answered(ref):
-            granted, others = value if isinstance(value, tuple) else (0, 0)
-            app = self._preparing.admissions.answered(ref, granted)
-            if app is None:
-                self._desk.answered(ref, value)
-            else:
-                self.shard.elsewhere[app] = others
+        elif not self._counts.answered(ref) and not self._preparing.admitted(ref, value):
+            self._desk.answered(ref, value)
 
     def _paged(self, log: Log, page: Page | None, now: float) -> None:
         if self._following.logs.get(log.name) is not log or log.feed.state is not State.READING:
@@ -310,8 +331,14 @@ class Cluster:
         after = self._following.page(log, page if page is not None else Page([], 0, [], None), now)
         if after is not None:
             self._read(Read(next(self._desk.refs), log.name, after, log.presence))
-        elif log.presence:
-            self._task(self._preparing.rejoining(log, now))
+        else:
+            self._joined()
+            self._task(self._returned(log, now))
+
+    def _returned(self, log: Log, now: float) -> Any:
+        if log.presence:
+            yield from self._preparing.rejoining(log, now)
+        self._returning.discard(log.name)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -323,6 +350,7 @@ class Cluster:
             return
         for log in self._following.idle(self._needed, now):
             self._desk.order(Unfollow(log.name))
+            self._returning.discard(log.name)
             if log.indexed:
                 self._desk.order(Unindex(self._parties.name, log.name))
         self._tasks = {task for task in self._tasks if not task.done}
@@ -346,11 +374,10 @@ class Cluster:
         yield from self._looking_at_parties()
 
     def _looking_at_parties(self) -> Any:
-        if any(log.feed.state is not State.LIVE for log in self._following.logs.values()):
-            return  # who has had this place before is needed until all are in again
-        self._look_at_parties = False
+        returned = not self._returning  # who has had this place before is needed until all are in again
+        self._look_at_parties = self._look_at_parties and not returned
         known = yield self._desk.ask(ListParties)
-        for party in self._parties.dead(known or {}):
+        for party in self._parties.dead(known or {}, returned):
             self._parties.burying.add(party)
             if not party.startswith(self._parties.ours):
                 self.notices.append(f"host {party.split('.')[0]} has gone: its members leave")

@@ -1,4 +1,4 @@
-"""What stands in a log, as bytes: a head of JSON, behind it the payload of an event, before it the seal if there is one.
+"""What stands in a log, as bytes: a head of JSON, behind it an event's payload, before it the seal if there is one.
 
 What comes from the store is data: whatever does not have the shape of an entry raises EntryError, and nothing else.
 """
@@ -23,7 +23,7 @@ class EntryError(ResonateError):
 
 
 class Published(NamedTuple):
-    """An event. `origin` and `seq` name the request: its worker, and that one's number for it. The rest as in `Publish`."""
+    """An event. `origin` and `seq` name the request: its worker, and that one's number for it. Else as in `Publish`."""
 
     origin: str
     seq: int
@@ -41,7 +41,7 @@ class Expelled(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """A user is with a party now. `data` is what came with the connection `socket`, which joined at `since` (ms)."""
+    """A user is with a party now. `data` is what came with the connection `socket`, which joined at `since`, in ms."""
 
     party: str
     user: str
@@ -70,7 +70,7 @@ _SHAPES: Final[tuple[tuple[tuple[type, ...], ...], ...]] = (
 
 
 class Seal:
-    """Signs what this cluster writes, with its secret (HMAC-SHA256 over the log and the entry); without one it does not.
+    """Signs what this cluster writes with its secret (HMAC-SHA256 over the log and the entry), if it has one.
 
     An entry cannot be moved to another log. One that is older can be given again: numbers tell.
     """
@@ -93,7 +93,8 @@ class Seal:
             raise EntryError(f"an entry of {len(data)} bytes is too long")
         if self._secret is None:
             if data[:1] != _PLAIN:
-                raise EntryError("an entry is signed, and no scaling.secret is set" if data[:1] == _SEALED else "no entry")
+                signed = data[:1] == _SEALED
+                raise EntryError("an entry is signed, and no scaling.secret is set" if signed else "it is no entry")
             return _read(data[1:])
         seal, body = data[1 : 1 + _SEAL_BYTES], data[1 + _SEAL_BYTES :]
         if data[:1] != _SEALED or not hmac.compare_digest(seal, self._digest(self._secret, log, body)):
@@ -132,9 +133,10 @@ def _read(body: bytes) -> LogEntry:
             raise ValueError("there is something behind it")
         if number == _NUMBERS[Joined]:
             fields[2]["user_id"], fields[2]["user_info"]  # both are there, or a KeyError says so
-        return _KINDS[number]._make(fields)
+        made: LogEntry = _KINDS[number]._make(fields)
     except (ValueError, TypeError, LookupError) as error:  # JSONDecodeError is a ValueError
         raise EntryError(f"{len(body)} bytes are no entry: {error!r}") from None
+    return made
 
 
 def field_of(party: str, user: str) -> str:

@@ -10,7 +10,7 @@ from resonate.shard.cluster.entries import EntryError, Joined, Left, LogEntry, S
 from resonate.shard.cluster.feed import Feed, Numbered, State
 from resonate.shard.cluster.names import log_name
 from resonate.shard.cluster.shared import SharedShard
-from resonate.shard.cluster.store import Follow, Order, Page, Read, Unfollow
+from resonate.shard.cluster.store import Follow, Order, Page, Read
 from resonate.shard.cluster.waiting import Signal
 from resonate.shard.shard import Outgoing
 
@@ -83,13 +83,14 @@ class Following:
         self.refused = ""  # why the last one was
         self.gaps: list[str] = []  # channels of which entries are missing
         self.unclaimed: list[tuple[Log, str]] = []  # users who were about to join, and have not
+        self.joined: list[tuple[Log, str]] = []  # users of this party who have just come in
         self.entries = 0
 
-    def want(self, app: str, channel: str, presence: bool, position: int | None = None) -> tuple[Log, list[Order]]:
+    def want(self, app: str, channel: str, presence: bool) -> tuple[Log, list[Order]]:
         """The log of a channel, and what to order if it is followed only now."""
         log = self.logs.get(log_name(app, channel))
         if log is None:
-            log = Log(app, channel, presence, position)
+            log = Log(app, channel, presence, None)
             self.logs[log.name] = log
         log.presence |= presence
         log.idle_since = None
@@ -174,6 +175,8 @@ class Following:
                 log.backlog.append((position, entry))
             else:
                 self.outgoing += self._shard.apply(log.app, log.channel, position, entry, now)
+            if isinstance(entry, Joined):
+                self.joined.append((log, entry.user))
 
     def _matters(self, entry: Joined | Left) -> bool:
         return isinstance(entry, Left) or self._counts(entry.party)
@@ -231,8 +234,3 @@ class Following:
             if log.channel:
                 self._shard.unfollow(log.app, log.channel)
         return found
-
-
-def unfollow(log: Log) -> Unfollow:
-    """The order for a log that is not needed."""
-    return Unfollow(log.name)

@@ -48,10 +48,15 @@ class Parties:
         """Whether what a party has counts here: another of this host does not, its workers say what they hold."""
         return party == self.name or not party.startswith(self.ours)
 
-    def dead(self, known: Mapping[str, bool]) -> list[str]:
-        """Whom to bury: those whose lease has run out, and those who had this shard's seat before it."""
+    def dead(self, known: Mapping[str, bool], returned: bool) -> list[str]:
+        """Whom to bury: those whose lease has run out, and those who had this shard's seat before it.
+
+        The latter only when it has `returned`: until all its members are in, they are there through those.
+        """
         return sorted(
             party
             for party, lives in known.items()
-            if party not in self.burying and party != self.name and (not lives or party.startswith(self._seat))
+            if party not in self.burying
+            and party != self.name
+            and (returned if party.startswith(self._seat) else not lives)
         )

@@ -25,14 +25,14 @@ from resonate.messages import (
 from resonate.shard.cluster.appends import Appends
 from resonate.shard.cluster.counts import Admissions, Counts
 from resonate.shard.cluster.desk import Desk
-from resonate.shard.cluster.entries import EntryError, Expelled, Joined, Published, Seal, field_of, party_and_user
+from resonate.shard.cluster.entries import EntryError, Expelled, Joined, Published, Seal, field_of
 from resonate.shard.cluster.following import Following, Log
 from resonate.shard.cluster.names import log_name
 from resonate.shard.cluster.parties import Parties
 from resonate.shard.cluster.shared import Outcome, SharedShard
 from resonate.shard.cluster.stage import Ticket
 from resonate.shard.cluster.store import Index, Join, Look, Page, Sum, Tally
-from resonate.shard.cluster.waiting import AwayError, Steps
+from resonate.shard.cluster.waiting import AwayError, Signal, Steps
 
 #: A prefix that no channel's name has: an app's connections are asked for, and none of its channels.
 _NO_CHANNEL: Final = "\n"
@@ -92,6 +92,15 @@ class Preparing:
             self._counts.connecting(app)
         return granted
 
+    def admitted(self, ref: int, value: Any) -> bool:
+        """Whether that was the answer to somebody who asks for places."""
+        granted, others = value if isinstance(value, tuple) and len(value) == 2 else (0, 0)
+        app = self.admissions.answered(ref, granted)
+        if app is None:
+            return False
+        self._shard.elsewhere[app] = others
+        return True
+
     def _attaching(self, ticket: Ticket, request: Attach, now: float) -> Steps[None]:
         self._counts.attaching(request.app)
         ticket.release = lambda handled: self._counts.attached(request.app, handled)
@@ -120,26 +129,37 @@ class Preparing:
         self._counts.subscribed(log.app, log.channel, handled)
         if member is not None:
             log.claims[member.user] -= 1
+            if not log.claims[member.user]:
+                del log.claims[member.user]
             if not handled:
                 self._following.unclaimed.append((log, member.user))
 
     def _joining(self, log: Log, member: Member, socket: str, now: float) -> Steps[None]:
         """Put a user into the log's members, and come to where that was done."""
+        yield from self._indexing(log)
+        position = yield self._join(log, member, socket, now)
+        yield log.reach(position or 0)
+
+    def _indexing(self, log: Log) -> Steps[None]:
+        """First the store must know that this party has members there: else they would outlive it."""
         while not log.indexed:
             party = self._parties.name
             yield self._desk.ask(Index, party, log.name)
             log.indexed = party == self._parties.name
+
+    def _join(self, log: Log, member: Member, socket: str, now: float) -> Signal:
         party = self._parties.name
         entry = Joined(party, member.user, member.data, socket, int(now * 1000) + self._wall_ms)
         sealed = self._seal.close(log.name, entry)
-        position = yield self._desk.ask(Join, log.name, field_of(party, member.user), sealed, sealed)
-        yield log.reach(position or 0)
+        return self._desk.ask(Join, log.name, field_of(party, member.user), sealed, sealed)
 
     def rejoining(self, log: Log, now: float) -> Steps[None]:
         """Put in whom workers have, and who is not in it for this party."""
+        if any(self._parties.name not in user.parties for _, user in self._shard.held_users(log.app, log.channel)):
+            yield from self._indexing(log)
         for key, user in self._shard.held_users(log.app, log.channel):
             if self._parties.name not in user.parties:
-                yield from self._joining(log, Member(key, {"user_id": user.id, "user_info": user.info}), "", now)
+                self._join(log, Member(key, {"user_id": user.id, "user_info": user.info}), "", now)
 
     def _want(self, app: str, channel: str, presence: bool) -> Log:
         log, orders = self._following.want(app, channel, presence)

@@ -25,6 +25,7 @@ from resonate.messages import (
     MemberRemoved,
     Publication,
     Publish,
+    Reached,
     Request,
     Subscribe,
     Terminate,
@@ -72,9 +73,7 @@ class SharedShard(Shard):
             case Terminate():
                 return self._shared_terminate(worker, seq, request, outcome)
             case Inspect() if outcome is not None:
-                ((_, answer),) = super().handle(worker, request, now, place)
-                first, *others = answer.value
-                return [(worker, Answer(request.ref, [{**first, "totals": outcome.value}, *others]))]
+                return [(worker, Answer(request.ref, self._inspected({"totals": outcome.value})))]
             case Describe() | ListChannels() | ListUsers() | CountConnections() if outcome is not None:
                 return [(worker, Answer(request.ref, outcome.value))]
         return super().handle(worker, request, now, place)
@@ -191,7 +190,8 @@ class SharedShard(Shard):
         if channel is not None and channel.position is not None:
             channel.position = max(channel.position, position)
         if self.known(app_id, name, entry):
-            return []
+            reached = Reached(app_id, name, position)  # they need not hear it from a successor either
+            return _tell(channel, reached) if channel is not None else []
         match entry:
             case Published(_, _, payload, except_, keep_s):
                 event = Publication(app_id, name, payload, except_, keep_s, position)
@@ -308,7 +308,7 @@ def _tell(channel: Channel, event: Event) -> Outgoing:
 class Outcome(NamedTuple):
     """The store has been asked; `value` is what is to be answered, where it is a question."""
 
-    value: ChannelInfo | dict[str, ChannelInfo] | list[Any] | int | None = None
+    value: ChannelInfo | dict[str, Any] | list[Any] | int | None = None
 
 
 def subscriber(request: Subscribe) -> str | None:
