@@ -22,16 +22,18 @@ ENVELOPES: Final = (None, "resonate")
 LONGEST_PREFIX: Final = 200
 #: Of a secret that signs, in characters.
 SHORTEST_SECRET: Final = 16
-SENTINEL_SCHEME: Final = "redis+sentinel"
-#: `host:port`, the host perhaps an IPv6 address in brackets.
-_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):([0-9]{1,5})", re.ASCII)
+#: Of a sentinel that names none.
+SENTINEL_PORT: Final = 26379
+_SCHEMES: Final = re.compile(r"(redis|rediss|tcp|tls|unix|rediss?\+sentinel)://.")
+#: `host:port` or `host`, which may be an IPv6 address in brackets.
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+)(?::([0-9]{1,5}))?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Redis:
     """The keys below `scaling.server`: where Redis is. `check` says whether it can be used.
 
-    `url` goes before what it names. `database` is that of scaling; Laravel's cache has one of its own. With a
+    `url` goes before what stands beside it. `database` is that of scaling; Laravel's cache has one of its own. With a
     `sentinel_master` the `sentinels`, as `host:port`, are asked where that is.
     """
 
@@ -60,21 +62,20 @@ class Redis:
             raise ConfigurationError("scaling.server.cluster", "has neither sentinels nor a database other than 0")
 
     def _check_url(self, url: str) -> None:
-        if not re.match(r"(redis|rediss|tcp|tls|unix|redis\+sentinel)://.", url):
+        if not _SCHEMES.match(url):
             raise ConfigurationError(
                 "scaling.server.url",
-                "must begin with redis://, rediss://, tcp://, tls://, unix:// or redis+sentinel://",
+                "must begin with redis://, rediss://, tcp://, tls://, unix://, redis+sentinel:// or rediss+sentinel://",
             )
         try:
-            parts = urlsplit(url)
-            _ = None if parts.scheme == SENTINEL_SCHEME else parts.port
+            _ = "" if self.by_sentinels else urlsplit(url).port
         except ValueError:
             raise ConfigurationError(
                 "scaling.server.url", "must be a URL; escape what is special in a password"
             ) from None
 
     def _check_sentinels(self) -> None:
-        if self.url is not None and not self.url.startswith(SENTINEL_SCHEME):
+        if self.url is not None and "+sentinel:" not in self.url:
             raise ConfigurationError("scaling.server.sentinel_master", "is not for a Redis that a url names")
         if not self.master:
             raise ConfigurationError(
@@ -82,12 +83,12 @@ class Redis:
             )
         key = "scaling.server.url" if self.url is not None else "scaling.server.sentinels"
         if not self.sentinel_addresses:
-            raise ConfigurationError(key, "must be host:port, or several with commas between")
+            raise ConfigurationError(key, "must name sentinels, as host:port")
 
     @property
     def by_sentinels(self) -> bool:
         """Whether sentinels are to be asked where Redis is."""
-        return self.sentinel_master is not None or (self.url or "").startswith(f"{SENTINEL_SCHEME}:")
+        return self.sentinel_master is not None or "+sentinel:" in (self.url or "")
 
     @property
     def master(self) -> str:
@@ -99,7 +100,7 @@ class Redis:
         """Their hosts and ports; none where one of them cannot be understood."""
         texts = urlsplit(self.url).netloc.rpartition("@")[2].split(",") if self.url else self.sentinels
         found = [_ADDRESS.fullmatch(text) for text in texts]
-        pairs = tuple((each[1].strip("[]"), int(each[2])) for each in found if each is not None)
+        pairs = tuple((each[1].strip("[]"), int(each[2] or SENTINEL_PORT)) for each in found if each is not None)
         return pairs if len(pairs) == len(found) and all(0 < port <= 65535 for _, port in pairs) else ()
 
 

@@ -127,7 +127,7 @@ class Service:
             calls=calls,
             api=Api(settings, refs),
             hosting=hosting,
-            health=Health(lambda: link.trouble),
+            health=Health(lambda: link.trouble, hub.cut_off),
             tracer=tracer,
             stats=stats,
             collect=_collector(calls, refs),

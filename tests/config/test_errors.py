@@ -182,7 +182,7 @@ def test_two_apps_with_the_same_name(directory: Directory, same: str, shown: str
         'restart.store = "redis"\nscaling.server.url = "redis://:hunter2/@host"',
         'scaling.enabled = true\nscaling.server.url = "http://:hunter2@host"',
         'scaling.enabled = true\nscaling.server.url = "redis+sentinel://:hunter2@host"',
-        'scaling.enabled = true\nscaling.server.url = "redis+sentinel://:hunter2@host/master"',
+        'scaling.enabled = true\nscaling.server.url = "redis+sentinel://:hunter2@host:x/master"',
         'scaling.secret = "hunter2"',
         'options.tls = "hunter2"',
         'options.tls.passphrase = ["hunter2"]',

@@ -36,10 +36,10 @@ SENTINELS: dict[str, Any] = {"sentinel_master": "m", "sentinels": ("a:26379", "[
         ({"url": "http://h"}, "url"),
         ({"url": "redis://h:many"}, "url"),
         ({"url": "redis+sentinel://a:1"}, "url"),
-        ({"url": "redis+sentinel://a/m"}, "url"),
+        ({"url": "redis+sentinel://:26379/m"}, "url"),
         ({"url": "redis+sentinel://a:1,b:x/m"}, "url"),
         ({"sentinel_master": "m"}, "sentinels"),
-        ({"sentinel_master": "m", "sentinels": ("a",)}, "sentinels"),
+        ({"sentinel_master": "m", "sentinels": ("a:",)}, "sentinels"),
         ({"sentinel_master": "m", "sentinels": ("a:0",)}, "sentinels"),
         ({"sentinel_master": "m", "sentinels": ("a:1", "b:65536")}, "sentinels"),
         ({"sentinels": ("a:1",)}, "sentinel_master"),
@@ -77,6 +77,7 @@ def test_sentinels() -> None:
         assert redis.by_sentinels
         assert (redis.master, redis.sentinel_addresses) == ("m", pairs)
     assert Redis(url="redis+sentinel://a:1/the%20one").master == "the one"
+    assert Redis(url="rediss+sentinel://a,[::1]/m").sentinel_addresses == (("a", 26379), ("::1", 26379))
     assert not Redis(url="redis://a/m").by_sentinels
 
 
@@ -84,7 +85,7 @@ def test_an_error_names_the_source(directory: Directory) -> None:
     error = directory.toml("scaling.enabled = true").dotenv("REDIS_PORT=0\n").error()
     assert error.startswith(".env: REDIS_PORT = '0': must be from 1 to 65535")
     error = directory.dotenv("RESONATE_SCALING_SENTINEL_MASTER=m\n").error()
-    assert "scaling.server.sentinels: must be host:port" in error
+    assert "scaling.server.sentinels: must name sentinels" in error
     error = directory.dotenv("RESONATE_SCALING_SECRET=hunter2\n").error()
     assert error == ".env: RESONATE_SCALING_SECRET = '[hidden]': must have 16 characters or more"
 
