@@ -142,6 +142,21 @@ class RunDirectory:
             written.write_text(name)
             written.replace(self.file("master"))  # who reads it sees the old one or this one
 
+    def host_id(self) -> str:
+        """What this host is called among others: 16 hex digits, made by whoever asks first.
+
+        It outlives shards and workers, but not the directory. Raises OSError.
+        """
+        path = self.file("host")
+        with suppress(FileNotFoundError):
+            return path.read_text()
+        made = self.file(f"host-{identity(os.getpid())}")
+        made.write_text(secrets.token_hex(8))
+        with suppress(FileExistsError):  # another process has been faster
+            os.link(made, path)
+        made.unlink()
+        return path.read_text()
+
     @property
     def control(self) -> Path:
         """The master's control socket."""

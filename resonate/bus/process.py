@@ -25,8 +25,10 @@ import zmq
 
 from resonate.bus.directory import RunDirectory, alive, identity, is_worker, pid_of
 from resonate.bus.sockets import Inbox, Outlet
+from resonate.bus.spawn import told
 from resonate.encoding import EncodingError
 from resonate.jsonlog import JsonFormatter
+from resonate.scaling import Scaling
 from resonate.shard.exchange import Exchange
 from resonate.version import PROTOCOL, VERSION
 
@@ -44,9 +46,15 @@ GC_THRESHOLD: Final = 50_000
 
 
 class ShardProcess:
-    """`index` is its number, `timeout_s` how long a worker may take to say what it holds after a shard's death."""
+    """`index` is its number, `timeout_s` how long a worker may take to say what it holds after a shard's death.
 
-    def __init__(self, directory: RunDirectory, index: int, timeout_s: float, log: logging.Logger) -> None:
+    `scaling` is what it is to know of other hosts; None where there are none.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, index: int, timeout_s: float, log: logging.Logger, scaling: Scaling | None
+    ) -> None:
+        self._scaling = scaling
         self._directory = directory
         self._timeout_s = timeout_s
         self._log = log
@@ -215,6 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("log_format", choices=["text", "json"])
     parser.add_argument("protocol", type=int)
     parser.add_argument("--replace", action="store_true", help="end the shard that is there, once this one can follow")
+    parser.add_argument("--scaled", action="store_true", help="there are other hosts; read how on standard input")
     options = parser.parse_args(arguments)
     if options.protocol != PROTOCOL:
         _logger(options.log_format).critical(
@@ -229,11 +238,12 @@ def main(arguments: list[str] | None = None) -> None:
     directory = RunDirectory(options.directory)
     log = _logger(options.log_format)
     try:
+        scaling = told() if options.scaled else None
         seat = _seat(directory, options.index, options.replace, log)
         if seat is None:
             return  # somebody else is this shard
-        shard = ShardProcess(directory, options.index, options.timeout_s, log)
-    except OSError as error:
+        shard = ShardProcess(directory, options.index, options.timeout_s, log, scaling)
+    except (OSError, ValueError) as error:
         log.critical("shard %d cannot start: %s", options.index, error)
         sys.exit(1)
     gc.collect()

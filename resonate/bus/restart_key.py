@@ -142,19 +142,20 @@ def _understood(answer: Any) -> int | None:
 
 def _address(server: Server) -> dict[str, Any]:
     """Where Laravel's cache is, as redis-py wants it."""
+    redis = server.scaling.redis
     found: dict[str, Any] = {
-        "host": server.redis_host,
-        "port": server.redis_port,
+        "host": redis.host,
+        "port": redis.port,
         "db": server.restart_database,
-        "username": server.redis_username,
-        "password": server.redis_password,
+        "username": redis.username,
+        "password": redis.password,
     }
-    if server.redis_url is not None:
-        found |= _of_url(server.redis_url)
-    elif server.redis_host.startswith("/"):
-        found["unix_socket_path"] = server.redis_host
-    elif server.redis_host.startswith("tls://"):
-        found |= {"host": server.redis_host.removeprefix("tls://"), "ssl": True}
+    if redis.url is not None:
+        found |= _of_url(redis.url)
+    elif redis.host.startswith("/"):
+        found["unix_socket_path"] = redis.host
+    elif redis.host.startswith("tls://"):
+        found |= {"host": redis.host.removeprefix("tls://"), "ssl": True}
     return found
 
 

@@ -21,6 +21,7 @@ import pytest
 from gunicorn.config import Config, make_settings
 
 from resonate.config.schema import APP, OTHER_VARIABLES, SERVER, Key
+from resonate.scaling import Redis, Scaling
 from resonate.settings import App, AppOptions, RateLimiting, Server, Tls
 from tests.docs.pages import ROOT, Block, anchors, blocks, links, pages, prose, table
 from tests.support.client import TEXT, Client
@@ -112,20 +113,16 @@ def documented(heading: str) -> dict[str, list[str]]:
     return {key: row[1:] for key, row in zip(keys, rows, strict=True)}
 
 
-def defaults() -> dict[str, Any]:
-    """The default of each field of the settings, None where there is none."""
-    found: dict[str, Any] = {}
-    for kind in (Tls, AppOptions, RateLimiting, App, Server):
-        for field in dataclasses.fields(kind):
-            found[f"{kind.__name__}.{field.name}"] = None if field.default is dataclasses.MISSING else field.default
-    return found
+#: The parts of the settings; their names stand before a dot in the fields of the keys.
+PARTS = {"tls": Tls, "scaling": Scaling, "redis": Redis, "options": AppOptions, "rate_limiting": RateLimiting}
 
 
 def default_of(table_name: str, field: str) -> Any:
-    owners = ("Server", "Tls") if table_name == "Server keys" else ("App", "AppOptions", "RateLimiting")
-    known = defaults()
-    (owner,) = [owner for owner in owners if f"{owner}.{field}" in known]
-    return known[f"{owner}.{field}"]
+    """None where there is none."""
+    part, _, name = field.rpartition(".")
+    kind = PARTS[part] if part else Server if table_name == "Server keys" else App
+    (default,) = [each.default for each in dataclasses.fields(kind) if each.name == name]
+    return None if default is dataclasses.MISSING else default
 
 
 @pytest.mark.parametrize(("heading", "keys"), [("Server keys", SERVER), ("App keys", APP)])
