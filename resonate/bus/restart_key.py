@@ -10,12 +10,12 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
-from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from resonate.bus.redis_address import address, where
 from resonate.errors import ResonateError
 from resonate.settings import Server
 
@@ -78,11 +78,17 @@ class RestartKey:
 
     def __init__(self, server: Server) -> None:
         self.names = names(server)
-        address = _address(server)
-        place = address.get("unix_socket_path") or f"{address['host']}:{address['port']}"
-        self.place = f"Redis at {place}, database {address['db']}"
+        options = address(
+            server.redis_url,
+            server.redis_host,
+            server.redis_port,
+            server.redis_username,
+            server.redis_password,
+            server.restart_database,
+        )
+        self.place = f"Redis at {where(options)}, database {options['db']}"
         self._redis = redis.Redis(
-            **address,
+            **options,
             socket_timeout=PATIENCE_S,
             socket_connect_timeout=PATIENCE_S,
             retry=Retry(NoBackoff(), 0),  # who asks decides when to try again
@@ -138,38 +144,3 @@ def _understood(answer: Any) -> int | None:
     if isinstance(answer, Exception):
         raise answer
     return number(answer)
-
-
-def _address(server: Server) -> dict[str, Any]:
-    """Where Laravel's cache is, as redis-py wants it."""
-    found: dict[str, Any] = {
-        "host": server.redis_host,
-        "port": server.redis_port,
-        "db": server.restart_database,
-        "username": server.redis_username,
-        "password": server.redis_password,
-    }
-    if server.redis_url is not None:
-        found |= _of_url(server.redis_url)
-    elif server.redis_host.startswith("/"):
-        found["unix_socket_path"] = server.redis_host
-    elif server.redis_host.startswith("tls://"):
-        found |= {"host": server.redis_host.removeprefix("tls://"), "ssl": True}
-    return found
-
-
-def _of_url(url: str) -> dict[str, Any]:
-    """What it says; the rest is as configured beside it."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return {"unix_socket_path": unquote(parts.path)}
-    database = parts.path.removeprefix("/")
-    said = {
-        "host": parts.hostname,
-        "port": parts.port,
-        "username": unquote(parts.username or ""),
-        "password": unquote(parts.password or ""),
-        "db": int(database) if re.fullmatch("[0-9]{1,4}", database, re.ASCII) else None,
-        "ssl": parts.scheme in ("rediss", "tls"),
-    }
-    return {name: value for name, value in said.items() if value or value == 0}
