@@ -10,12 +10,12 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
-from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from resonate.bus.redis_address import address, where
 from resonate.errors import ResonateError
 from resonate.settings import Server
 
@@ -78,11 +78,11 @@ class RestartKey:
 
     def __init__(self, server: Server) -> None:
         self.names = names(server)
-        address = _address(server)
-        place = address.get("unix_socket_path") or f"{address['host']}:{address['port']}"
-        self.place = f"Redis at {place}, database {address['db']}"
+        told = server.scaling.redis
+        options = address(told.url, told.host, told.port, told.username, told.password, server.restart_database)
+        self.place = f"Redis at {where(options)}, database {options['db']}"
         self._redis = redis.Redis(
-            **address,
+            **options,
             socket_timeout=PATIENCE_S,
             socket_connect_timeout=PATIENCE_S,
             retry=Retry(NoBackoff(), 0),  # who asks decides when to try again
@@ -138,39 +138,3 @@ def _understood(answer: Any) -> int | None:
     if isinstance(answer, Exception):
         raise answer
     return number(answer)
-
-
-def _address(server: Server) -> dict[str, Any]:
-    """Where Laravel's cache is, as redis-py wants it."""
-    redis = server.scaling.redis
-    found: dict[str, Any] = {
-        "host": redis.host,
-        "port": redis.port,
-        "db": server.restart_database,
-        "username": redis.username,
-        "password": redis.password,
-    }
-    if redis.url is not None:
-        found |= _of_url(redis.url)
-    elif redis.host.startswith("/"):
-        found["unix_socket_path"] = redis.host
-    elif redis.host.startswith("tls://"):
-        found |= {"host": redis.host.removeprefix("tls://"), "ssl": True}
-    return found
-
-
-def _of_url(url: str) -> dict[str, Any]:
-    """What it says; the rest is as configured beside it."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return {"unix_socket_path": unquote(parts.path)}
-    database = parts.path.removeprefix("/")
-    said = {
-        "host": parts.hostname,
-        "port": parts.port,
-        "username": unquote(parts.username or ""),
-        "password": unquote(parts.password or ""),
-        "db": int(database) if re.fullmatch("[0-9]{1,4}", database, re.ASCII) else None,
-        "ssl": parts.scheme in ("rediss", "tls"),
-    }
-    return {name: value for name, value in said.items() if value or value == 0}

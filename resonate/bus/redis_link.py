@@ -1,0 +1,280 @@
+"""Everything between this process and Redis from one `Ready` to the next `Lost`: it lives and dies as one thing."""
+
+from __future__ import annotations
+
+import logging
+import re
+import select
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+from redis.crc import key_slot
+
+from resonate.bus.redis_address import Place
+from resonate.bus.redis_connection import Connection
+from resonate.bus.redis_orders import ANSWERS, Command, Orders, entry
+from resonate.bus.redis_wire import LinkError, Wire
+from resonate.bus.resp import Refusal, pack
+from resonate.shard.cluster.store import (
+    Append,
+    Bury,
+    Follow,
+    Followed,
+    Join,
+    Leave,
+    Look,
+    Order,
+    Read,
+    Reply,
+    Report,
+    Unfollow,
+    Unindex,
+)
+
+#: Bytes that have not been sent, and orders that have not been answered: who has more is not keeping up.
+MOST_BYTES: Final = 64 * 2**20
+MOST_OPEN: Final = 200_000
+#: Kinds of errors that are logged once each; further ones only count.
+MOST_KINDS: Final = 50
+
+#: Errors about the server or its role, also where a script of Redis 6 quotes them. Others are about data.
+_ROLE: Final = re.compile(
+    r"(?:^|[\s:-])(?:READONLY|LOADING|CLUSTERDOWN|MOVED|ASK|TRYAGAIN|CROSSSLOT|NOSCRIPT|MASTERDOWN|NOAUTH|WRONGPASS|NOPERM"
+    r"|OOM|MISCONF|NOREPLICAS|BUSY|UNKILLABLE|UNBLOCKED)(?:\s|$)"
+)
+#: What Redis says after these words are our own arguments.
+_QUOTE: Final = re.compile(r",? with args beginning with.*", re.DOTALL)
+
+
+#: What is done of a log in the order in which it was ordered, `Follow` included.
+_OF_A_LOG: Final = frozenset({Follow, Unfollow, Append, Read, Join, Leave, Look})
+
+
+class Node:
+    """A Redis of its own, or a master of a cluster: one connection for orders, one to listen."""
+
+    def __init__(self, orders: Wire, listener: Wire) -> None:
+        self.orders = orders
+        self.listener = listener
+        self.expected: deque[Callable[[Any], None]] = deque()  # what is done with each reply that is to come
+        self.leaving: Counter[bytes] = Counter()  # channels that are no longer followed, until that is said
+
+    @property
+    def wires(self) -> tuple[Wire, Wire]:
+        return self.orders, self.listener
+
+
+class Made:
+    """What it takes to make a link: connections that have been made, and what is known of them.
+
+    `slots`: the index of a node for each slot of a cluster; None where there is one node.
+    """
+
+    def __init__(
+        self,
+        connections: list[tuple[Connection, Connection]],
+        slots: Sequence[int] | None,
+        sharded: bool,
+    ) -> None:
+        self.connections = connections
+        self.slots = slots
+        self.sharded = sharded
+
+    def close(self) -> None:
+        """Close all connections."""
+        for pair in self.connections:
+            for connection in pair:
+                connection.close()
+
+
+class Link:
+    """Orders go in, reports come out of `read`. Raises LinkError, after which it can only be closed."""
+
+    def __init__(
+        self, made: Made, place: Place, poll: select.epoll, log: logging.Logger, counters: dict[str, int], now: float
+    ) -> None:
+        self._orders = Orders(place, made.sharded)
+        self._slots = made.slots
+        self._verbs = (b"SSUBSCRIBE", b"SUNSUBSCRIBE") if made.sharded else (b"SUBSCRIBE", b"UNSUBSCRIBE")
+        self._nodes = [
+            Node(*(Wire(connection, poll, place.patience, now) for connection in pair)) for pair in made.connections
+        ]
+        self._log = log
+        self._counters = counters
+        self._kinds: set[str] = set()  # of errors that have been logged
+        self._following: dict[str, list[Order]] = {}  # logs to be followed; what was ordered of each after that
+        self._held = 0  # of those orders
+        self._reports: list[Report] = []
+
+    def close(self) -> None:
+        """Close all connections."""
+        for node in self._nodes:
+            for wire in node.wires:
+                wire.close()
+
+    # --- orders ------------------------------------------------------------------------------------------------------
+
+    def order(self, orders: Sequence[Order]) -> None:
+        """Send as much of it as can be sent at once. Raises LinkError."""
+        for order in orders:
+            self._do(order)
+        self._flush()
+
+    def _do(self, order: Any) -> None:
+        kind = type(order)
+        if kind in _OF_A_LOG and order.log in self._following:
+            self._following[order.log].append(order)
+            self._held += 1
+        elif kind is Follow:
+            self._following[order.log] = []
+            self._subscribe(order.log)
+        elif kind is Unfollow:
+            self._unsubscribe(order.log)
+        elif kind is Bury:
+            self._ask((self._orders.apps(order),), partial(self._bury, order))
+        else:
+            *before, last = self._orders.commands(order)
+            for command in before:
+                self._send(command, _pass)
+            self._send(last, partial(self._answer, kind, None if kind is Unindex else order.ref))
+
+    def _flush(self) -> None:
+        for node in self._nodes:
+            node.orders.flush()
+            node.listener.flush()
+            open_ = self._held + len(node.expected)
+            if max(node.orders.waits, node.listener.waits) > MOST_BYTES or open_ > MOST_OPEN:
+                raise LinkError("Redis does not keep up with what it is asked")
+
+    def _node(self, key: bytes) -> Node:
+        return self._nodes[0 if self._slots is None else self._slots[key_slot(key)]]
+
+    def _send(self, command: Command, then: Callable[[Any], None]) -> None:
+        node = self._node(command.key)
+        node.orders.send(command.packed)
+        node.expected.append(then)
+
+    def _ask(self, commands: Sequence[Command], then: Callable[[list[Any]], None]) -> None:
+        """Send several, and go on when all have been answered."""
+        replies: list[Any] = []
+
+        def answered(reply: Any) -> None:
+            replies.append(reply)
+            if len(replies) == len(commands):
+                then(replies)
+
+        for command in commands:
+            self._send(command, answered)
+
+    def _bury(self, order: Bury, replies: list[Any]) -> None:
+        """The second step: it is known where the party holds something."""
+        apps = replies[0] if isinstance(replies[0], list) else []
+        self._ask(self._orders.bury(order, apps), lambda _: self._reports.append(Reply(order.ref, None)))
+
+    def _answer(self, kind: type[Any], ref: int | None, reply: Any) -> None:
+        value = None
+        if isinstance(reply, Refusal):
+            self._refused(kind, reply)
+        else:
+            try:
+                value = ANSWERS[kind](reply)
+            except (ValueError, TypeError, LookupError):
+                self._complain(f"{kind.__name__}: what lies there is none of ours")
+        if ref is not None:
+            self._reports.append(Reply(ref, value))
+
+    def _refused(self, kind: type[Any], refusal: Refusal) -> None:
+        self._complain(f"{kind.__name__}: {_plain(refusal)}")
+
+    def _complain(self, text: str) -> None:
+        """About data in Redis: once for each kind, otherwise it may be said for each event."""
+        self._counters["refused"] += 1
+        if text not in self._kinds and len(self._kinds) < MOST_KINDS:
+            self._kinds.add(text)
+            self._log.error("Redis has refused an order; further ones are only counted. %s", text)
+
+    # --- followed logs -----------------------------------------------------------------------------------------------
+
+    def _subscribe(self, log: str) -> None:
+        channel = self._orders.channel(log)
+        self._node(channel).listener.send(pack((self._verbs[0], channel)))
+
+    def _unsubscribe(self, log: str) -> None:
+        channel = self._orders.channel(log)
+        node = self._node(channel)
+        node.leaving[channel] += 1
+        node.listener.send(pack((self._verbs[1], channel)))
+
+    def _followed(self, log: str) -> None:
+        """What was ordered of it since goes over another connection: only now nothing of that can be missed."""
+        self._reports.append(Followed(log))
+        held = self._following.pop(log, [])
+        self._held -= len(held)
+        for order in held:
+            self._do(order)
+
+    def _hear(self, node: Node, message: Any) -> None:
+        if isinstance(message, Refusal):
+            raise LinkError(_plain(message))
+        if not isinstance(message, list) or len(message) != 3:
+            return  # a sign of life
+        kind, channel, content = message
+        if kind in (b"message", b"smessage"):
+            try:
+                self._reports.append(entry(self._orders.log(channel), content))
+            except ValueError:
+                self._counters["dropped_messages"] += 1
+        elif kind in (b"subscribe", b"ssubscribe"):
+            self._followed(self._orders.log(channel))
+        elif node.leaving[channel] > 1:
+            node.leaving[channel] -= 1
+        elif node.leaving.pop(channel, 0) == 0:
+            raise LinkError("Redis has given a part of its keys to another node")
+
+    # --- each turn ---------------------------------------------------------------------------------------------------
+
+    def read(self, ready: set[int], now: float) -> tuple[list[Report], bool]:
+        """What has come over connections that are ready, and whether there is more that the poll does not know of.
+
+        Raises LinkError; what had come before is lost then, as if it had not.
+        """
+        more = False
+        for node in self._nodes:
+            if node.orders.descriptor in ready:
+                replies, rest = node.orders.read(now)
+                more |= rest
+                for reply in replies:
+                    self._reply(node, reply)
+            if node.listener.descriptor in ready:
+                messages, rest = node.listener.read(now)
+                more |= rest
+                for message in messages:
+                    self._hear(node, message)
+        self._watch(now)
+        self._flush()
+        reports, self._reports = self._reports, []
+        return reports, more
+
+    def _reply(self, node: Node, reply: Any) -> None:
+        if isinstance(reply, Refusal) and _ROLE.search(reply.text):
+            raise LinkError(_plain(reply))
+        if not node.expected:
+            raise LinkError("Redis has answered what it was not asked")
+        node.expected.popleft()(reply)
+
+    def _watch(self, now: float) -> None:
+        for node in self._nodes:
+            if node.orders.watch(now):
+                node.expected.append(_pass)
+            node.listener.watch(now)
+
+
+def _pass(reply: Any) -> None:
+    """Nothing is to be done."""
+
+
+def _plain(refusal: Refusal) -> str:
+    """What it says, without any argument of ours."""
+    return _QUOTE.sub("", refusal.text)[:200]

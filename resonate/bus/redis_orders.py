@@ -1,0 +1,278 @@
+"""What an order is in Redis's words, and what its replies mean. No I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from resonate.bus import redis_scripts as scripts
+from resonate.bus.redis_address import Place
+from resonate.bus.resp import pack
+from resonate.shard.cluster.names import log_name
+from resonate.shard.cluster.store import (
+    PAGE,
+    Admit,
+    Append,
+    Arrive,
+    Bury,
+    Count,
+    Entry,
+    Index,
+    Join,
+    Leave,
+    Logs,
+    Look,
+    Page,
+    Parties,
+    Read,
+    Renew,
+    Sum,
+    Tally,
+    Unindex,
+)
+
+#: Bytes of an entry: an event and what we put around it are never more.
+LONGEST_ENTRY: Final = 2**20 + 64 * 1024
+#: Digits of either part of an id.
+_DIGITS: Final = 20
+
+
+class Command(NamedTuple):
+    """`key` says which node of a cluster it is for."""
+
+    key: bytes
+    packed: bytes
+
+
+class Orders:
+    """Makes commands of orders, with the keys of one place. `sharded`: entries are told by SPUBLISH."""
+
+    def __init__(self, place: Place, sharded: bool) -> None:
+        self._prefix = f"{_tag(place.prefix)}:{{".encode()
+        self._begin = len(self._prefix)
+        self.probe = (b"SET", f"{_tag(place.prefix)}:probe".encode(), b"", b"PX", b"1")  # what only a master does
+        self._parties = f"{_tag(place.prefix)}:parties".encode()
+        self._append_words = (
+            b"SPUBLISH" if sharded else b"PUBLISH",
+            b"%d" % place.log_length,
+            b"%d" % (place.log_seconds * 1000),
+        )
+
+    def commands(self, order: Any) -> tuple[Command, ...]:
+        """Of one order that is neither `Follow`, `Unfollow` nor `Bury`; the reply to the last is its answer's."""
+        return _MAKERS[type(order)](self, order)
+
+    # --- one log -----------------------------------------------------------------------------------------------------
+
+    def channel(self, log: str) -> bytes:
+        """The key of a log, where its entries are told as well."""
+        return b"%b%b}:log" % (self._prefix, log.encode())
+
+    def log(self, channel: bytes) -> str:
+        """The opposite. Raises ValueError."""
+        if not (channel.startswith(self._prefix) and channel.endswith(b"}:log")):
+            raise ValueError
+        return channel[self._begin : -5].decode()
+
+    def _append(self, order: Append) -> tuple[Command, ...]:
+        base = b"%b%b}:" % (self._prefix, order.log.encode())
+        log = base + b"log"
+        words = (log, base + b"cached", *self._append_words, order.entry, b"%d" % order.keep_s, order.cached)
+        return (Command(log, scripts.APPEND.call(words)),)
+
+    def _join(self, order: Join) -> tuple[Command, ...]:
+        more = (order.entry, _bytes(order.field), order.value)
+        return self._of_members(scripts.JOIN, order.log, more)
+
+    def _leave(self, order: Leave) -> tuple[Command, ...]:
+        return self._of_members(scripts.LEAVE, order.log, (order.entry, _bytes(order.field)))
+
+    def _of_members(self, script: scripts.Script, log: str, more: tuple[bytes, ...]) -> tuple[Command, ...]:
+        base = b"%b%b}:" % (self._prefix, log.encode())
+        return (Command(base, script.call((base + b"log", base + b"members", *self._append_words, *more))),)
+
+    def _read(self, order: Read) -> tuple[Command, ...]:
+        begin = b"" if order.after is None else b"(%d-%d" % (order.after >> 16, order.after & 0xFFFF)
+        return self._page(order.log, begin, order.members)
+
+    def _look(self, order: Look) -> tuple[Command, ...]:
+        return self._page(order.log, b"", True)
+
+    def _page(self, log: str, begin: bytes, members: bool) -> tuple[Command, ...]:
+        base = b"%b%b}:" % (self._prefix, log.encode())
+        keys = (base + b"log", base + b"members", base + b"cached")
+        return (Command(base, scripts.READ.call((*keys, begin, b"%d" % PAGE, b"%d" % members))),)
+
+    # --- one app -----------------------------------------------------------------------------------------------------
+
+    def _app(self, app: str) -> bytes:
+        return b"%b%b}:" % (self._prefix, log_name(app, "").encode())
+
+    def _held(self, party: str, app: str) -> Command:
+        """First of all, note where the party holds something: it may die before it holds it, not before it is noted."""
+        apps = self._of_party(party, b"apps")
+        return Command(apps, pack((b"SADD", apps, _bytes(app))))
+
+    def _count(self, order: Count) -> tuple[Command, ...]:
+        base = self._app(order.app)
+        party = _bytes(order.party)
+        words = [base + b"counts", base + b"channels:" + party, party]
+        words += (b"%d" % order.connected, b"%d" % order.attached)
+        for channel, count in order.channels.items():
+            words += (_bytes(channel), b"%d" % count)
+        return self._held(order.party, order.app), Command(base, scripts.COUNT.call(words))
+
+    def _admit(self, order: Admit) -> tuple[Command, ...]:
+        base = self._app(order.app)
+        words = (base + b"counts", _bytes(order.party), b"%d" % order.held, b"%d" % order.wanted, b"%d" % order.limit)
+        return self._held(order.party, order.app), Command(base, scripts.ADMIT.call(words))
+
+    def _tally(self, order: Tally) -> tuple[Command, ...]:
+        base = self._app(order.app)
+        words = (base + b"counts", base + b"channels:", _bytes(order.prefix))
+        return (Command(base, scripts.TALLY.call(words)),)
+
+    # --- parties -----------------------------------------------------------------------------------------------------
+
+    def _of_party(self, party: str, what: bytes) -> bytes:
+        return b"%b%b}:%b" % (self._prefix, _tag(party).encode(), what)
+
+    def _lease(self, script: scripts.Script, order: Arrive | Renew) -> tuple[Command, ...]:
+        words = (self._parties, _bytes(order.party), b"%d" % math.ceil(order.lease_s * 1000))
+        return (Command(self._parties, script.call(words)),)
+
+    def _arrive(self, order: Arrive) -> tuple[Command, ...]:
+        return self._lease(scripts.ARRIVE, order)
+
+    def _renew(self, order: Renew) -> tuple[Command, ...]:
+        return self._lease(scripts.RENEW, order)
+
+    def _indexed(self, verb: bytes, order: Index | Unindex) -> tuple[Command, ...]:
+        key = self._of_party(order.party, b"index")
+        return (Command(key, pack((verb, key, order.log.encode()))),)
+
+    def _index(self, order: Index) -> tuple[Command, ...]:
+        return self._indexed(b"SADD", order)
+
+    def _unindex(self, order: Unindex) -> tuple[Command, ...]:
+        return self._indexed(b"SREM", order)
+
+    def _all(self, order: Parties) -> tuple[Command, ...]:
+        return (Command(self._parties, scripts.PARTIES.call((self._parties,))),)
+
+    def _logs(self, order: Logs) -> tuple[Command, ...]:
+        key = self._of_party(order.party, b"index")
+        return (Command(key, pack((b"SMEMBERS", key))),)
+
+    # `Bury` takes two steps: where the party holds something is not known before it has been asked.
+
+    def apps(self, order: Bury) -> Command:
+        """Which apps the party holds something of."""
+        key = self._of_party(order.party, b"apps")
+        return Command(key, pack((b"SMEMBERS", key)))
+
+    def bury(self, order: Bury, apps: Sequence[bytes]) -> tuple[Command, ...]:
+        """What it holds of these apps, and what else there is of it."""
+        party = _bytes(order.party)
+        found = []
+        for app in apps:
+            base = self._app(_text(app))
+            found.append(Command(base, pack((b"HDEL", base + b"counts", party))))
+            found.append(Command(base, pack((b"DEL", base + b"channels:" + party))))
+        index = self._of_party(order.party, b"index")
+        found.append(Command(index, pack((b"DEL", index, self._of_party(order.party, b"apps")))))
+        found.append(Command(self._parties, pack((b"ZREM", self._parties, party))))
+        return tuple(found)
+
+
+_MAKERS: Final[dict[type[Any], Callable[[Orders, Any], tuple[Command, ...]]]] = {
+    Append: Orders._append,
+    Read: Orders._read,
+    Join: Orders._join,
+    Leave: Orders._leave,
+    Look: Orders._look,
+    Count: Orders._count,
+    Admit: Orders._admit,
+    Tally: Orders._tally,
+    Arrive: Orders._arrive,
+    Renew: Orders._renew,
+    Index: Orders._index,
+    Unindex: Orders._unindex,
+    Parties: Orders._all,
+    Logs: Orders._logs,
+}
+
+
+def _tag(text: str) -> str:
+    """As it may stand between braces, or before them: no braces, no slash."""
+    return log_name(text, "")[:-1]
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="surrogatepass")
+
+
+# --- replies ---------------------------------------------------------------------------------------------------------
+
+
+def position(identity: bytes) -> int:
+    """The number of an id of a stream. Raises ValueError."""
+    ms, _, number = identity.partition(b"-")
+    if not (ms.isdigit() and number.isdigit() and len(identity) <= 2 * _DIGITS):
+        raise ValueError
+    return int(ms) << 16 | int(number)
+
+
+def entry(log: str, message: bytes) -> Entry:
+    """What a message on a log's channel says. Raises ValueError for what is none of ours."""
+    identity, space, content = message.partition(b" ")
+    if not space or len(content) > LONGEST_ENTRY:
+        raise ValueError
+    return Entry(log, position(identity), content)
+
+
+def _page(reply: Any) -> Page:
+    entries, last, members, cached, left_ms = reply
+    return Page(
+        [(position(identity), fields[1]) for identity, fields in entries if fields[0] == b"e"],
+        position(last),
+        None if members is None else [(_text(name), value) for name, value in _pairs(members)],
+        None if cached is None else (cached, max(1, math.ceil(left_ms / 1000))),
+    )
+
+
+def _sum(reply: Any) -> Sum:
+    connected, attached, *channels = reply
+    return Sum(connected, attached, {_text(channel): count for channel, count in _pairs(channels) if count})
+
+
+def _nothing(reply: Any) -> None:
+    return None
+
+
+def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+#: The answer to an order by Redis's reply. Raises ValueError and TypeError for what is none of ours.
+ANSWERS: Final[dict[type[Any], Callable[[Any], Any]]] = {
+    Append: position,
+    Join: position,
+    Leave: position,
+    Read: _page,
+    Look: _page,
+    Count: _nothing,
+    Admit: tuple,
+    Tally: _sum,
+    Arrive: _nothing,
+    Renew: bool,
+    Index: _nothing,
+    Unindex: _nothing,
+    Parties: lambda reply: {_text(party): bool(lives) for party, lives in _pairs(reply)},
+    Logs: lambda reply: [log.decode() for log in reply],
+}

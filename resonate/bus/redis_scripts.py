@@ -1,0 +1,204 @@
+"""What Redis does as one: a script each. All keys of a call lie in one slot, and are passed as KEYS.
+
+One key is made of data: TALLY reads `KEYS[2] .. party` for each party of an app. It has the hash tag of KEYS[2].
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+from resonate.bus.resp import pack
+
+
+class Script:
+    """`keys` is how many of its words are keys."""
+
+    def __init__(self, keys: int, text: str) -> None:
+        self.text = text
+        self._head = (b"EVALSHA", hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode(), b"%d" % keys)
+
+    def call(self, words: Sequence[bytes]) -> bytes:
+        """The command: keys, then arguments."""
+        return pack((*self._head, *words))
+
+
+# An entry is told to who follows in the step in which it gets its place, so they hear entries in their order. The part
+# of an id behind its hyphen has 16 bits in a position. It gets there only where a clock has gone back: then the next id
+# is made to begin anew.
+_APPEND: Final = """
+local function append(log, entry, publish, length, lifetime)
+    local id = redis.call('XADD', log, 'MAXLEN', '~', length, '*', 'e', entry)
+    redis.call('PEXPIRE', log, lifetime)
+    redis.call(publish, log, id .. ' ' .. entry)
+    if #id > 18 then
+        local ms, number = string.match(id, '^(%d+)-(%d+)$')
+        if tonumber(number) >= 65535 then
+            redis.call('XSETID', log, string.format('%.0f-0', tonumber(ms) + 1))
+        end
+    end
+    return id
+end
+"""
+
+_LAST: Final = """
+local function last(log)
+    local found = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+    return found and found[1] or '0-0'
+end
+"""
+
+_NOW: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+#: log, cached | publish, length, lifetime, entry, seconds to keep, cached. The id.
+APPEND: Final = Script(
+    2,
+    _APPEND
+    + """
+if ARGV[5] ~= '0' then
+    redis.call('SET', KEYS[2], ARGV[6], 'EX', ARGV[5])
+end
+return append(KEYS[1], ARGV[4], ARGV[1], ARGV[2], ARGV[3])
+""",
+)
+
+#: log, members | publish, length, lifetime, entry, field, value. The id of the entry, or the last.
+JOIN: Final = Script(
+    2,
+    _APPEND
+    + _LAST
+    + """
+if redis.call('HSET', KEYS[2], ARGV[5], ARGV[6]) == 1 then
+    return append(KEYS[1], ARGV[4], ARGV[1], ARGV[2], ARGV[3])
+end
+return last(KEYS[1])
+""",
+)
+
+#: log, members | publish, length, lifetime, entry, field. The id of the entry, or the last.
+LEAVE: Final = Script(
+    2,
+    _APPEND
+    + _LAST
+    + """
+if redis.call('HDEL', KEYS[2], ARGV[5]) == 1 then
+    return append(KEYS[1], ARGV[4], ARGV[1], ARGV[2], ARGV[3])
+end
+return last(KEYS[1])
+""",
+)
+
+#: log, members, cached | where to begin or nothing, at most, whether with members. Entries, last, members, cached, ms.
+READ: Final = Script(
+    3,
+    _LAST
+    + """
+local entries = ARGV[1] ~= '' and redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2]) or {}
+local members = ARGV[3] == '1' and redis.call('HGETALL', KEYS[2])
+return {entries, last(KEYS[1]), members, redis.call('GET', KEYS[3]), redis.call('PTTL', KEYS[3])}
+""",
+)
+
+#: counts, subscriptions of the party | party, connected, attached, then channel and count of each.
+COUNT: Final = Script(
+    2,
+    """
+for i = 4, #ARGV, 2 do
+    if ARGV[i + 1] == '0' then
+        redis.call('HDEL', KEYS[2], ARGV[i])
+    else
+        redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+    end
+end
+if ARGV[2] == '0' and ARGV[3] == '0' and redis.call('EXISTS', KEYS[2]) == 0 then
+    redis.call('HDEL', KEYS[1], ARGV[1])
+else
+    redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
+end
+return 0
+""",
+)
+
+#: counts | party, held, wanted, limit. How many more it has, and how many others have.
+ADMIT: Final = Script(
+    1,
+    """
+local others, attached = 0, '0'
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+    local connected, rest = string.match(all[i + 1], '^(%d+) (%d+)$')
+    if all[i] == ARGV[1] then
+        attached = rest or '0'
+    else
+        others = others + (tonumber(connected) or 0)
+    end
+end
+local held = tonumber(ARGV[2])
+local granted = math.max(0, math.min(tonumber(ARGV[3]), tonumber(ARGV[4]) - others - held))
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', held + granted) .. attached)
+return {granted, others}
+""",
+)
+
+#: counts, what the subscriptions of a party begin with | prefix. Connected, attached, channels with their counts.
+TALLY: Final = Script(
+    2,
+    """
+local connected, attached, channels = 0, 0, {}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+    local some, of_those = string.match(all[i + 1], '^(%d+) (%d+)$')
+    connected = connected + (tonumber(some) or 0)
+    attached = attached + (tonumber(of_those) or 0)
+    local held = redis.call('HGETALL', KEYS[2] .. all[i])
+    for j = 1, #held, 2 do
+        if string.sub(held[j], 1, #ARGV[1]) == ARGV[1] then
+            channels[held[j]] = (channels[held[j]] or 0) + (tonumber(held[j + 1]) or 0)
+        end
+    end
+end
+local found = {connected, attached}
+for channel, count in pairs(channels) do
+    found[#found + 1] = channel
+    found[#found + 1] = count
+end
+return found
+""",
+)
+
+#: parties | party, milliseconds.
+ARRIVE: Final = Script(1, _NOW + "return redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])")
+
+#: parties | party, milliseconds. Whether it was there.
+RENEW: Final = Script(
+    1,
+    _NOW
+    + """
+local until_then = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if until_then and tonumber(until_then) > now then
+    redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+    return 1
+end
+return 0
+""",
+)
+
+#: parties. Each, and whether its lease runs.
+PARTIES: Final = Script(
+    1,
+    _NOW
+    + """
+local found = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+for i = 2, #found, 2 do
+    found[i] = tonumber(found[i]) > now and 1 or 0
+end
+return found
+""",
+)
+
+#: Those that a connection needs to know.
+ALL: Final = (APPEND, JOIN, LEAVE, READ, COUNT, ADMIT, TALLY, ARRIVE, RENEW, PARTIES)
