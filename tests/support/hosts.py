@@ -1,4 +1,4 @@
-"""Several hosts that share a Redis, each with a network of its own: what a test may do to them, and to the wires between.
+"""Several hosts that share a Redis, each with a network of its own: what a test may do to them and to the wires.
 
 Where this process may not make namespaces they are servers on 127.0.0.1, and what cuts a wire skips the test.
 """
@@ -157,7 +157,7 @@ class Hosts:
             self.redis.thaw()
 
     def cut(self, server: Server, *, out: bool = True, back: bool = True) -> None:
-        """Nothing gets through any more between a host and Redis, or only in one direction. Its clients still reach it."""
+        """Nothing gets through between a host and Redis, or only in one direction. Its clients still reach it."""
         host, redis = self._ends(server)
         if out:
             host.mute(redis)

@@ -1,0 +1,373 @@
+"""Numbered streams over several hosts, and what subscribers notice of a fault.
+
+Each publisher, a REST connection to one host or a client that triggers events, numbers what it publishes on each
+channel. A subscriber keeps what it has heard, in its order; at the end that is compared with what was published and answered.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from tests.support.cluster import Crowd, Peer, Stage
+from tests.support.hosts import Hosts, says
+from tests.support.rest import signed
+from tests.support.server import Server
+
+#: Kinds of channels, in turns.
+KINDS: Final = ("chat", "private-room", "presence-room", "cache-news", "private-encrypted-room")
+#: Whose events clients may trigger.
+TALKING: Final = ("private-room", "presence-room")
+#: Client events per event that comes by REST.
+TALK: Final = 0.2
+#: REST connections to each host: one request at a time on each.
+CALLERS: Final = 8
+#: How long what has been published may take to arrive at the end, in seconds; and an answer.
+LAST_S: Final = 30.0
+#: How long it is waited for what is too much, in seconds.
+SURPLUS_S: Final = 1.0
+#: Seconds between two looks at what the hosts say of themselves.
+LOOK_S: Final = 0.25
+#: Of each complaint so many examples are told.
+EXAMPLES: Final = 3
+
+Key = tuple[str, int]  # publisher and number
+
+
+class Heard(NamedTuple):
+    """An event at a subscriber; times by the monotonic clock."""
+
+    publisher: str
+    number: int
+    sent: float
+    came: float
+
+
+class Subscriber(Peer):
+    """On one channel. `view` is who it believes to be present there."""
+
+    def __init__(self, streams: Streams, server: Server, channel: str, user: str) -> None:
+        self.streams, self.server, self.channel, self.user = streams, server, channel, user
+        self.heard_all: list[Heard] = []
+        self.subscribed = False
+        self.view: set[str] = set()
+        self.edges: Counter[str] = Counter()
+        super().__init__(streams.crowd, server)
+
+    def __str__(self) -> str:
+        return f"{self.user} at {self.server.directory.name} on {self.channel}"
+
+    @property
+    def present(self) -> bool:
+        """Whether it is a member of its channel."""
+        return self.channel.startswith("presence") and self.stage is Stage.ESTABLISHED
+
+    def established(self) -> None:
+        self.subscribe(self.channel, self.user if self.channel.startswith("presence") else None)
+
+    def heard(self, event: dict[str, Any]) -> None:
+        name = event["event"]
+        if name in ("numbered", "client-numbered"):
+            data = json.loads(event["data"]) if isinstance(event["data"], str) else event["data"]
+            self.heard_all.append(Heard(data["p"], data["n"], data["t"], time.monotonic()))
+        elif name == "pusher_internal:subscription_succeeded":
+            self.subscribed = True
+            data = json.loads(event["data"])
+            self.view = set(data["presence"]["ids"]) if "presence" in data else set()
+        elif name.startswith("pusher_internal:member"):
+            self._edge(name.endswith("added"), json.loads(event["data"])["user_id"])
+
+    def _edge(self, added: bool, user: str) -> None:
+        if self.streams.watching:
+            self.edges["added" if added else "removed"] += 1
+        if added == (user in self.view):
+            self.streams.wrong("edge", f"{self} hears a second time that {user} has {'come' if added else 'gone'}")
+        (self.view.add if added else self.view.discard)(user)
+
+    def gone(self) -> None:
+        self.streams.closed[self.server.directory.name] += 1
+        self.streams.codes[self.code] += 1
+
+
+class Caller(Peer):
+    """A keep-alive REST connection to one host: one request at a time."""
+
+    def __init__(self, streams: Streams, server: Server, name: str) -> None:
+        super().__init__(streams.crowd, server)
+        self._out.clear()
+        self.streams, self.server, self.name = streams, server, name
+        self.waiting: tuple[str, int, float] | None = None  # channel, number, when it was asked
+
+    @property
+    def free(self) -> bool:
+        return self.waiting is None and self.stage is not Stage.CLOSED
+
+    def publish(self, channel: str, number: int, now: float) -> None:
+        text = json.dumps({"p": self.name, "n": number, "t": now})
+        body = json.dumps({"name": "numbered", "channels": [channel], "data": text}).encode()
+        target = signed("POST", "/apps/app1/events", body)
+        head = f"POST {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.waiting = (channel, number, now)
+        self._write(head.encode() + body)
+
+    def _read(self) -> None:
+        try:
+            data = self.socket.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._in += data
+        if not data:
+            self._answered("closed" if self.waiting else "closed, idle")
+            self._end()
+        elif b"\r\n\r\n" in self._in and self._in.endswith(b"}"):
+            status = bytes(self._in[9:12]).decode()
+            self._in.clear()
+            self._answered(status)
+
+    def _answered(self, status: str) -> None:
+        self.streams.answers[status] += 1
+        if self.waiting is not None:
+            channel, number, asked = self.waiting
+            self.waiting = None
+            self.streams.longest_answer = max(self.streams.longest_answer, time.monotonic() - asked)
+            if status in ("200", "202"):
+                self.streams.answered[channel].add((self.name, number))
+
+
+class Streams:
+    """All of it. `turn` is one step of everything."""
+
+    def __init__(self, hosts: Hosts, *, channels: int, subscribers: int, rate: float) -> None:
+        self.hosts, self.rate = hosts, rate
+        self.crowd = Crowd(hosts.servers[0])
+        self.channels = [f"{KINDS[number % len(KINDS)]}-{number}" for number in range(channels)]
+        self.complaints: Counter[str] = Counter()
+        self.examples: list[str] = []
+        self.answers: Counter[str] = Counter()
+        self.answered: defaultdict[str, set[Key]] = defaultdict(set)  # by channel
+        self.talked: defaultdict[str, set[Key]] = defaultdict(set)
+        self.longest_answer = 0.0
+        self.closed: Counter[str] = Counter()
+        self.codes: Counter[int] = Counter()
+        self.watching = self.publishing = False
+        self.sent: Counter[tuple[str, str]] = Counter()  # by channel and publisher
+        self.callers: list[Caller] = []
+        self.published = self._talks = self._turns = 0
+        self._due = self._look_at = 0.0
+        self._last = self._looked = time.monotonic()
+        self.degraded_s: Counter[str] = Counter()
+        self.notes: dict[str, float] = {}
+        self._alone: frozenset[str] = frozenset()
+        self.subscribers = [
+            Subscriber(self, server, channel, f"{server.directory.name}-{number}")
+            for channel in self.channels
+            for server in hosts.servers
+            for number in range(subscribers)
+        ]
+
+    def wrong(self, what: str, example: str) -> None:
+        self.complaints[what] += 1
+        if self.complaints[what] <= EXAMPLES:
+            self.examples.append(f"{what}: {example}")
+
+    # The course of events
+
+    def open(self) -> None:
+        """Everybody is there, and watches from now on."""
+        self.crowd.until(lambda: all(each.subscribed for each in self.subscribers) and self.agreed(), within=LAST_S)
+        self.callers = [
+            Caller(self, server, f"{server.directory.name}-rest-{number}")
+            for number in range(CALLERS)
+            for server in self.hosts.servers
+        ]
+        self.watching = self.publishing = True
+        self._last = time.monotonic()
+
+    def turn(self) -> None:
+        now = time.monotonic()
+        if self.publishing:
+            self._publish(now)
+        self._last = now
+        if now >= self._look_at:
+            self._look(now)
+        self.crowd.turn(0.002)
+
+    def until(self, condition: Callable[[], bool], within: float) -> bool:
+        """Go on until that is so; False when it does not come."""
+        deadline, look_at = time.monotonic() + within, 0.0
+        while time.monotonic() < deadline:
+            self.turn()
+            if time.monotonic() >= look_at:
+                if condition():
+                    return True
+                look_at = time.monotonic() + 0.05
+        return False
+
+    def go_on(self, seconds: float) -> None:
+        self.until(lambda: False, within=seconds)
+
+    def close(self) -> None:
+        """No more is published; wait for what is on its way."""
+        self.publishing = False
+        self.until(lambda: not any(each.waiting for each in self.callers), within=LAST_S)
+        due = [(each, len(self.wanted(each))) for each in self.subscribers if each.stage is not Stage.CLOSED]
+        self.until(lambda: self.agreed() and all(len(each.heard_all) >= size for each, size in due), within=LAST_S)
+        self.go_on(SURPLUS_S)
+        for each in self.callers:
+            if each.waiting is not None:
+                self.answers["none"] += 1
+
+    def agreed(self) -> bool:
+        """Whether every view of a presence channel is the truth."""
+        there: defaultdict[str, set[str]] = defaultdict(set)
+        for each in self.subscribers:
+            if each.present:
+                there[each.channel].add(each.user)
+        return all(each.view == there[each.channel] for each in self.subscribers if each.present)
+
+    @property
+    def alone(self) -> int:
+        """How many hosts are on their own, by what they said last."""
+        return len(self._alone)
+
+    def _look(self, now: float) -> None:
+        alone = frozenset(each.directory.name for each in self.hosts.degraded())
+        for name in alone:
+            self.degraded_s[name] += now - self._looked
+        self._alone, self._looked, self._look_at = alone, now, now + LOOK_S
+
+    # Publishing
+
+    def _publish(self, now: float) -> None:
+        """As many as are due, on one channel after another; what nobody can publish is not made up for."""
+        self._due = min(self._due + (now - self._last) * self.rate, self.rate)
+        while self._due >= 1:
+            self._due -= 1
+            channel = self.channels[self.published % len(self.channels)]
+            caller = self._free_caller()
+            if caller is not None:
+                caller.publish(channel, self._number(channel, caller.name), now)
+                self.published += 1
+                if channel.startswith(TALKING) and self.published * TALK > self._talks:
+                    self._talk(channel, now)
+
+    def _free_caller(self) -> Caller | None:
+        for _ in self.callers:
+            self._turns = (self._turns + 1) % len(self.callers)
+            caller = self.callers[self._turns]
+            if caller.stage is Stage.CLOSED and caller.server in self.hosts.living():
+                caller = self.callers[self._turns] = Caller(self, caller.server, caller.name)
+            if caller.free:
+                return caller
+        return None
+
+    def _talk(self, channel: str, now: float) -> None:
+        """Whoever is next on the channel, so that all hosts talk."""
+        talkers = [each for each in self.subscribers if each.channel == channel and each.stage is Stage.ESTABLISHED]
+        self._talks += 1
+        talker = talkers[self._talks % len(talkers)]
+        name = f"{talker.user}-client"
+        number = self._number(channel, name)
+        self.talked[channel].add((name, number))
+        talker.send("client-numbered", {"p": name, "n": number, "t": now}, channel=channel)
+
+    def _number(self, channel: str, publisher: str) -> int:
+        self.sent[channel, publisher] += 1
+        return self.sent[channel, publisher]
+
+    def wanted(self, subscriber: Subscriber) -> set[Key]:
+        """What it has to have heard."""
+        channel, own = subscriber.channel, f"{subscriber.user}-client"
+        dead = {f"{each.user}-client" for each in self.subscribers if each.stage is Stage.CLOSED}
+        return self.answered[channel] | {key for key in self.talked[channel] if key[0] != own and key[0] not in dead}
+
+
+# --- the verdict ------------------------------------------------------------------------------------------------------
+
+
+def judge(streams: Streams, outage: tuple[float, float]) -> dict[str, int]:
+    """Complain of all that is lost, doubled or out of order; how many subscribers saw another order within `outage`."""
+    inside = Counter[str]()
+    for channel in streams.channels:
+        alive = [each for each in streams.subscribers if each.channel == channel and each.stage is not Stage.CLOSED]
+        for each in alive:
+            _judge_one(streams, each)
+        calm = [[(h.publisher, h.number) for h in each.heard_all if not _within(h, outage)] for each in alive]
+        for each, other in _other_orders(calm):
+            streams.wrong("two orders", f"{alive[each]} and {alive[other]}")
+        inside["other orders in the outage"] += len(
+            list(_other_orders([[(h.publisher, h.number) for h in each.heard_all] for each in alive]))
+        )
+    if not streams.agreed():
+        views = [f"{each}: {sorted(each.view)}" for each in streams.subscribers if each.present]
+        streams.wrong("members", f"the lists are not the truth at the end: {views[:4]}")
+    return dict(inside)
+
+
+def _judge_one(streams: Streams, subscriber: Subscriber) -> None:
+    keys = [(heard.publisher, heard.number) for heard in subscriber.heard_all]
+    there = set(keys)
+    for key in sorted(streams.wanted(subscriber) - there):
+        streams.wrong("lost", f"{key} at {subscriber}")
+    if len(there) != len(keys):
+        doubled = [key for key, times in Counter(keys).items() if times > 1]
+        streams.complaints["doubled"] += len(doubled) - 1
+        streams.wrong("doubled", f"{doubled[:5]} at {subscriber}")
+    latest: dict[str, int] = {}
+    for publisher, number in dict.fromkeys(keys):
+        if number < latest.get(publisher, 0):
+            streams.wrong("out of order", f"{publisher} {number} after {latest[publisher]} at {subscriber}")
+        latest[publisher] = max(number, latest.get(publisher, 0))
+
+
+def _within(heard: Heard, outage: tuple[float, float]) -> bool:
+    return outage[0] <= heard.sent <= outage[1] or outage[0] <= heard.came <= outage[1]
+
+
+def _other_orders(sequences: Sequence[Sequence[Key]]) -> Iterable[tuple[int, int]]:
+    """Which have another order than the longest, and the longest."""
+    if not sequences:
+        return
+    longest = max(range(len(sequences)), key=lambda index: len(sequences[index]))
+    places = {key: place for place, key in enumerate(sequences[longest])}
+    for index, sequence in enumerate(sequences):
+        seen = [places[key] for key in dict.fromkeys(sequence) if key in places]
+        if seen != sorted(seen):
+            yield index, longest
+
+
+def latency_ms(heard: Iterable[Heard]) -> dict[str, float]:
+    """How long events have taken from their publisher to who heard them."""
+    took = sorted(each.came - each.sent for each in heard) or [0.0]
+    shares = (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
+    return {name: round(took[min(int(len(took) * share), len(took) - 1)] * 1000, 1) for name, share in shares}
+
+
+def summary(streams: Streams, outage: tuple[float, float]) -> dict[str, Any]:
+    """What the run has shown, in figures."""
+    heard = [each for subscriber in streams.subscribers for each in subscriber.heard_all]
+    edges = sum((each.edges for each in streams.subscribers), Counter[str]())
+    inside = judge(streams, outage)
+    return {
+        "wrong": dict(+streams.complaints),
+        "examples": streams.examples,
+        "published": streams.published,
+        "client events": sum(map(len, streams.talked.values())),
+        "heard": len(heard),
+        "answers": dict(streams.answers),
+        "longest answer_s": round(streams.longest_answer, 2),
+        "closed": dict(streams.closed),
+        "codes": dict(streams.codes),
+        "edges": dict(edges),
+        "degraded_s": {name: round(seconds, 1) for name, seconds in streams.degraded_s.items()},
+        "latency_ms": latency_ms(each for each in heard if not _within(each, outage)),
+        "latency in the outage_ms": latency_ms(each for each in heard if _within(each, outage)),
+        **inside,
+        **streams.notes,
+        "up": [says(server) for server in streams.hosts.living()],
+    }
