@@ -6,8 +6,9 @@
     python tests/bench/hosts.py --latency [--seconds 10]
 
 The first counts at each subscriber what is lost, doubled or out of order of streams that come by REST and from clients
-of all hosts, and whether subscribers have seen two orders. The second lets presence clients come and go, and kills a host.
-The third measures. Without a fault's name all are tried. Exit status 1 when anything was noticed that must not be.
+of all hosts, and whether subscribers have seen two orders. The second lets presence clients come and go, and kills a
+host. The third measures. Without a fault's name all are tried. Exit status 1 when anything was noticed that must not
+be.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Numbered streams over several hosts, and what subscribers notice of a fault.
 
 Each publisher, a REST connection to one host or a client that triggers events, numbers what it publishes on each
-channel. A subscriber keeps what it has heard, in its order; at the end that is compared with what was published and answered.
+channel. A subscriber keeps what it has heard, in its order; at the end that is compared with what was published.
 """
 
 from __future__ import annotations
