@@ -211,12 +211,12 @@ class Streams:
     def go_on(self, seconds: float) -> None:
         self.until(lambda: False, within=seconds)
 
-    def close(self) -> None:
-        """No more is published; wait for what is on its way."""
+    def close(self, within: float = LAST_S) -> None:
+        """No more is published; wait so many seconds for what is on its way."""
         self.publishing = False
-        self.until(lambda: not any(each.waiting for each in self.callers), within=LAST_S)
+        self.until(lambda: not any(each.waiting for each in self.callers), within)
         due = [(each, len(self.wanted(each))) for each in self.subscribers if each.stage is not Stage.CLOSED]
-        self.until(lambda: self.agreed() and all(len(each.heard_all) >= size for each, size in due), within=LAST_S)
+        self.until(lambda: self.agreed() and all(len(each.heard_all) >= size for each, size in due), within)
         self.go_on(SURPLUS_S)
         for each in self.callers:
             if each.waiting is not None:
