@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from tests.bench.load import publish_request
 from tests.bench.streams import Caller, Heard, Streams, latency_ms
+from tests.support.client import Client
 from tests.support.cluster import Peer, processes
 from tests.support.eventually import eventually
 from tests.support.hosts import Hosts
 from tests.support.load import cpu_s, memory
 from tests.support.rest import Rest
+from tests.support.server import Server
 
 RATES: Final = (100, 1000)
 SUBSCRIBERS: Final = 200
-#: Of the measure of deliveries: a closed loop of so many publishers.
+#: Of the measure of deliveries: a closed loop of so many publishers, of events with so many bytes.
 PUBLISHERS: Final = 8
+SIZE: Final = 100
+CHANNEL: Final = "bench"
 IDLE_CHANNELS: Final = 10_000
 #: Channels of one client there.
 EACH: Final = 50
@@ -106,29 +112,72 @@ def crossing_cpu(options: argparse.Namespace) -> dict[str, Any]:
         }
 
 
+class _Sink(Peer):
+    """A subscriber that costs as little as possible: it counts bytes, for all frames are alike."""
+
+    def __init__(self, streams: Streams, server: Server) -> None:
+        self.received, self.counting = 0, False
+        super().__init__(streams.crowd, server)
+
+    def established(self) -> None:
+        self.subscribe(CHANNEL)
+
+    def heard(self, event: dict[str, Any]) -> None:
+        self.counting = True
+
+    def _read(self) -> None:
+        if not self.counting:
+            super()._read()
+            return
+        with suppress(BlockingIOError):
+            self.received += len(self.socket.recv(2**20))
+
+
+class _Asker(Caller):
+    """Publishes one thing."""
+
+    def ask(self, request: bytes) -> None:
+        self.waiting = (CHANNEL, 0, time.monotonic())
+        self._write(request)
+
+
 def deliveries(number: int, options: argparse.Namespace) -> dict[str, Any]:
     """As many publications as are answered, to subscribers spread over the hosts."""
-    with _streams(number, options, SUBSCRIBERS // number, 1) as streams:
-        streams.crowd.until(lambda: all(each.subscribed for each in streams.subscribers))
+    request = publish_request(CHANNEL, SIZE)
+    with _streams(number, options, 0, 1) as streams:
         servers = streams.hosts.servers
-        callers = [Caller(streams, servers[index % number], f"rest-{index}") for index in range(PUBLISHERS)]
-        numbers = iter(range(10**9))
+        size = _frame_size(servers[0], request)
+        sinks = [_Sink(streams, servers[index % number]) for index in range(SUBSCRIBERS)]
+        streams.crowd.until(lambda: all(each.counting for each in sinks))
+        askers = [_Asker(streams, servers[index % number], "") for index in range(PUBLISHERS)]
 
         def work() -> None:
-            for caller in callers:
-                if caller.free:
-                    caller.publish(streams.channels[0], next(numbers), time.monotonic())
+            for asker in askers:
+                if asker.free:
+                    asker.ask(request)
             streams.crowd.turn(0.002)
 
         took, used = _spent(streams, options.seconds or SECONDS, work)
-        heard = sum(len(each.heard_all) for each in streams.subscribers)
+        delivered = sum(each.received for each in sinks) / size
         return {
             "case": "deliveries",
             "hosts": number,
-            "subscribers": len(streams.subscribers),
-            "deliveries per s": round(heard / took),
+            "subscribers": len(sinks),
+            "published per s": round(streams.answers["200"] / took),
+            "deliveries per s": round(delivered / took),
+            "cpu_us per delivery, all hosts": round(sum(used[:-1]) / max(delivered, 1) * 1e6, 2),
             "cpu_cores: hosts, redis": [round(seconds / took, 2) for seconds in used],
         }
+
+
+def _frame_size(server: Server, request: bytes) -> int:
+    """Of what a subscriber gets for it, in bytes."""
+    with Client(server.host, server.port).established() as client, socket.socket() as publisher:
+        client.subscribed(CHANNEL)
+        publisher.connect((server.host, server.port))
+        publisher.sendall(request)
+        payload = len(client.text())
+    return payload + (2 if payload < 126 else 4)
 
 
 class _Idle(Peer):
@@ -155,7 +204,6 @@ def idle(options: argparse.Namespace) -> dict[str, Any]:
         subscribed = time.monotonic() - began
         with closing(Rest(streams.hosts.servers[0].host, streams.hosts.servers[0].port)) as rest:
             eventually(lambda: len(rest.call("GET", "/channels").json()["channels"]) == IDLE_CHANNELS)
-        streams.crowd.turn(0)
         settled = time.monotonic() + SETTLE_S
         while time.monotonic() < settled:
             streams.crowd.turn(0.1)
