@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.load import publish_request
-from tests.bench.streams import Caller, Heard, Streams, latency_ms
+from tests.bench.streams import Caller, Heard, Streams
+from tests.bench.verdict import latency_ms
 from tests.support.client import Client
 from tests.support.cluster import Peer, processes
 from tests.support.eventually import eventually

@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script
 
 from tests.bench import crossing, gathering
 from tests.bench.outages import OUTAGES, Scene, happen
-from tests.bench.streams import Streams, summary
+from tests.bench.streams import Streams
+from tests.bench.verdict import summary
 from tests.support.hosts import Hosts
 from tests.support.server import ONE_APP
 

@@ -11,7 +11,8 @@ import pytest
 from tests.bench.gathering import gathering
 from tests.bench.hosts import run
 from tests.bench.storm import Options
-from tests.bench.streams import Streams, judge
+from tests.bench.streams import Streams
+from tests.bench.verdict import judge
 from tests.support.hosts import Hosts
 
 SMALL = argparse.Namespace(hosts=2, workers=2, channels=10, subscribers=1, rate=150, seconds=5.0, log=False)
