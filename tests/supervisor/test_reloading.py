@@ -20,7 +20,8 @@ from resonate.supervisor.reloading import MOST_WAITING
 from resonate.bus.directory import RunDirectory
 from tests.supervisor.running import ROOT, Running, Start, gone, worker_of
 from tests.support.eventually import eventually
-from tests.support.server import BIN, free_port
+from tests.support.ports import free_port
+from tests.support.server import BIN
 
 
 def reload(running: Running, **values: Any) -> None:

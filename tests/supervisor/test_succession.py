@@ -19,7 +19,7 @@ from resonate.bus.directory import RunDirectory, identity
 from tests.supervisor.running import Running, Start, worker_of
 from tests.supervisor.test_master import HAND_DOWN
 from tests.support.eventually import eventually
-from tests.support.server import free_port
+from tests.support.ports import free_port
 
 
 def master(running: Running) -> int:
