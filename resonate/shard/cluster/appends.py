@@ -35,7 +35,7 @@ class Appends:
         self._most_bytes = most_bytes
         self._most_seconds = most_seconds
         self._waiting: deque[_Entry] = deque()
-        self._ordered: deque[tuple[int, _Entry]] = deque()
+        self._ordered: dict[int, _Entry] = {}
         self.bytes = 0
         self.dropped = 0
 
@@ -55,23 +55,23 @@ class Appends:
         while self._waiting and len(self._ordered) < WINDOW:
             entry = self._waiting.popleft()
             ref = next(refs)
-            self._ordered.append((ref, entry))
+            self._ordered[ref] = entry
             payload = entry.payload if entry.keep_s else b""
             found.append(Append(ref, entry.log, entry.entry, payload, entry.keep_s))
         return found
 
     def answered(self, ref: int, position: int | None) -> bool:
-        """Whether that was the answer to one of them; it is done then."""
-        if not self._ordered or self._ordered[0][0] != ref:
+        """Whether that was the answer to one of them; it is done then. Those to different logs may come in any order."""
+        entry = self._ordered.pop(ref, None)
+        if entry is None:
             return False
-        _, entry = self._ordered.popleft()
         self.bytes -= entry.size
         entry.appended.fire(position)
         return True
 
     def lost(self) -> None:
         """Nobody knows which of those that were ordered are done: all are ordered again."""
-        self._waiting.extendleft(entry for _, entry in reversed(self._ordered))
+        self._waiting.extendleft(reversed(self._ordered.values()))
         self._ordered.clear()
 
     def bound(self, now: float) -> int:
