@@ -110,7 +110,7 @@ class MemoryStore:
 
     def _add(self, name: str, entry: bytes) -> int:
         log = self.log(name)
-        self._position += 1
+        self._position = max(self._position + 1, int(self.now * 1000) << 16)
         log.entries.append((self._position, entry))
         log.ends_at = self.now + self._log_s
         for end in self._ends:

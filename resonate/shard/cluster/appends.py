@@ -61,7 +61,7 @@ class Appends:
         return found
 
     def answered(self, ref: int, position: int | None) -> bool:
-        """Whether that was the answer to one of them; it is done then. Those to different logs may come in any order."""
+        """Whether that was the answer to one of them; it is done then. Those about two logs come in any order."""
         entry = self._ordered.pop(ref, None)
         if entry is None:
             return False

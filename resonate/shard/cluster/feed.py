@@ -11,8 +11,8 @@ from resonate.shard.cluster.store import PAGE, Page
 BUFFERED: Final = 2_000
 #: How long before its position a successor begins to read, in milliseconds: what comes once more must be known again.
 LOOK_BACK_MS: Final = 10_000
-#: Positions of one millisecond.
-_PER_MS: Final = 1 << 16
+#: Positions of one millisecond: the store's clock makes them.
+PER_MS: Final = 1 << 16
 
 Numbered = tuple[int, bytes]
 
@@ -39,13 +39,17 @@ class Step(NamedTuple):
 
 
 class Feed:
-    """`position` is that of the last entry that has been applied, None while there is none to go on from."""
+    """`position` is that of the last entry that has been applied, None while there is none to go on from.
 
-    __slots__ = ("_buffer", "_first", "_overflown", "log", "position", "state")
+    `guessed`: it is where the log most likely was when somebody began to listen, while the store was away.
+    """
 
-    def __init__(self, log: str, position: int | None = None) -> None:
+    __slots__ = ("_buffer", "_first", "_guessed", "_overflown", "log", "position", "state")
+
+    def __init__(self, log: str, position: int | None = None, guessed: bool = False) -> None:
         self.log = log
         self.position = position
+        self._guessed = guessed
         self.state = State.ABSENT
         self._buffer: list[Numbered] = []
         self._overflown = False
@@ -72,7 +76,7 @@ class Feed:
 
     def look_back(self) -> int:
         """From where to read instead, for who has a position and knows nothing of what was before it."""
-        return max(0, (self.position or 0) - LOOK_BACK_MS * _PER_MS)
+        return max(0, (self.position or 0) - LOOK_BACK_MS * PER_MS)
 
     def entry(self, position: int, data: bytes) -> list[Numbered]:
         """One has come; what is to be applied."""
@@ -92,12 +96,15 @@ class Feed:
         if self.position is None:  # nobody has heard anything: what was before is nobody's concern
             self.position = page.last
             return Step([], self._caught_up(page.last), None, False)
-        if first and 0 < page.last < self.position:  # it has lost its data, or what a failing node had not told
+        guessed, self._guessed = self._guessed, False
+        if first and 0 < page.last < self.position and not guessed:  # it has lost its data, or what a failing node had not told
             self.position = 0
             return Step([], [], 0, True)
-        gap = first and bool(page.entries) and page.entries[0][0] > self.position > 0
+        gap = first and not guessed and bool(page.entries) and page.entries[0][0] > self.position > 0
         known = [each for each in page.entries if each[0] <= self.position]
         fresh = page.entries[len(known) :]
+        if guessed:
+            self.position = min(self.position, page.last)
         if page.entries:
             self.position = max(self.position, page.entries[-1][0])
         if len(page.entries) >= PAGE or self._overflown:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from resonate.shard.cluster.entries import EntryError, Joined, Left, LogEntry, Seal, field_of
-from resonate.shard.cluster.feed import Feed, Numbered, State
+from resonate.shard.cluster.feed import PER_MS, Feed, Numbered, State
 from resonate.shard.cluster.names import log_name
 from resonate.shard.cluster.shared import SharedShard
 from resonate.shard.cluster.store import Follow, Order, Page, Read
@@ -40,11 +40,11 @@ class Log:
         "reaching",
     )
 
-    def __init__(self, app: str, channel: str, presence: bool, position: int | None) -> None:
+    def __init__(self, app: str, channel: str, presence: bool, position: int | None, guessed: bool = False) -> None:
         self.app = app
         self.channel = channel
         self.presence = presence
-        self.feed = Feed(log_name(app, channel), position)
+        self.feed = Feed(log_name(app, channel), position, guessed)
         self.claims: Counter[str] = Counter()
         self.coming = 0
         self.live = Signal()
@@ -85,16 +85,30 @@ class Following:
         self.unclaimed: list[tuple[Log, str]] = []  # users who were about to join, and have not
         self.joined: list[tuple[Log, str]] = []  # users of this party who have just come in
         self.entries = 0
+        self._latest = 0  # the last position that has been seen in any log, and when
+        self._latest_at = 0.0
 
-    def want(self, app: str, channel: str, presence: bool) -> tuple[Log, list[Order]]:
-        """The log of a channel, and what to order if it is followed only now."""
+    def want(self, app: str, channel: str, presence: bool, away_at: float | None = None) -> tuple[Log, list[Order]]:
+        """The log of a channel, and what to order if it is followed only now.
+
+        `away_at`: it is that late, and the store is away. What is published from now on is to be read once it is back.
+        """
         log = self.logs.get(log_name(app, channel))
         if log is None:
-            log = Log(app, channel, presence, None)
+            position = self._position_at(away_at) if away_at is not None else None
+            log = Log(app, channel, presence, position, guessed=True)
             self.logs[log.name] = log
         log.presence |= presence
         log.idle_since = None
         return log, self.begin(log) if log.feed.state is State.ABSENT else []
+
+    def _position_at(self, now: float) -> int | None:
+        """Where the store's logs most likely are by now; None where none has been seen."""
+        return self._latest + int((now - self._latest_at) * 1000) * PER_MS if self._latest else None
+
+    def _seen(self, position: int, now: float) -> None:
+        if position > self._latest:
+            self._latest, self._latest_at = position, now
 
     def begin(self, log: Log) -> list[Order]:
         """Follow it, from where it was."""
@@ -128,6 +142,7 @@ class Following:
 
     def entry(self, name: str, position: int, data: bytes, now: float) -> None:
         """A new entry."""
+        self._seen(position, now)
         log = self.logs.get(name)
         if log is not None:
             self._apply(log, log.feed.entry(position, data), now)
@@ -136,6 +151,8 @@ class Following:
     def page(self, log: Log, page: Page, now: float) -> int | None:
         """What a log held. From where to read on; None when it has been read."""
         step = log.feed.read(page)
+        if page.last:
+            self._seen(page.last, now)
         if step.gap:
             self.gaps.append(log.channel)
         for _, data in step.known:

@@ -24,7 +24,7 @@ from resonate.messages import (
 )
 from resonate.shard.cluster.appends import Appends
 from resonate.shard.cluster.counts import Admissions, Counts
-from resonate.shard.cluster.desk import Desk
+from resonate.shard.cluster.desk import Desk, Store
 from resonate.shard.cluster.entries import EntryError, Expelled, Joined, Published, Seal, field_of
 from resonate.shard.cluster.following import Following, Log
 from resonate.shard.cluster.names import log_name
@@ -72,7 +72,7 @@ class Preparing:
     def _connecting(self, ticket: Ticket, request: Connect, now: float) -> Steps[bool]:
         """The app's log is followed from the first connection on; its place is asked for where there is a quota."""
         app = request.app
-        log = self._want(app, "", presence=False)
+        log = self._want(app, "", False, now)
         log.coming += 1
         counted = False
 
@@ -111,7 +111,7 @@ class Preparing:
     def _subscribing(self, ticket: Ticket, request: Subscribe, now: float) -> Steps[Outcome]:
         """It is answered when the log is followed, the user is in it, and everybody can count the subscription."""
         app, channel, member = request.app, request.channel, request.member
-        log = self._want(app, channel, member is not None)
+        log = self._want(app, channel, member is not None, now)
         log.coming += 1
         if member is not None:
             log.claims[member.user] += 1
@@ -161,8 +161,9 @@ class Preparing:
             if self._parties.name not in user.parties:
                 self._join(log, Member(key, {"user_id": user.id, "user_info": user.info}), "", now)
 
-    def _want(self, app: str, channel: str, presence: bool) -> Log:
-        log, orders = self._following.want(app, channel, presence)
+    def _want(self, app: str, channel: str, presence: bool, now: float) -> Log:
+        away_at = now if self._desk.store is Store.AWAY else None
+        log, orders = self._following.want(app, channel, presence, away_at)
         self._desk.order(*orders)
         return log
 
