@@ -54,8 +54,10 @@ class Place:
     def __str__(self) -> str:
         if self.by_sentinel:
             return "Redis by Sentinel"
-        options = address(self.url, self.host, self.port, None, None, 0)
-        return f"Redis at {where(options)}"
+        try:
+            return f"Redis at {where(address(self.url, self.host, self.port, None, None, 0))}"
+        except AddressError:
+            return "Redis"
 
 
 def where(options: dict[str, Any]) -> str:
