@@ -32,7 +32,11 @@ class RedisServer:
         words += ["--appendonly", "no", "--repl-diskless-sync-delay", "0", *self._options]
         with (self.directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(words, cwd=self.directory, stdout=log, stderr=log)
-        eventually(self._answers)
+        try:
+            eventually(self._answers)
+        except AssertionError:
+            self.stop()
+            raise
         return self
 
     def _answers(self) -> bool:
