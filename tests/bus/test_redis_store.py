@@ -366,12 +366,10 @@ def test_a_password_that_redis_quotes_is_not_told(
     assert lines.count(SECRET) == 0
 
 
-#: What a user has to be allowed; docs/decisions/redis.md has the same.
-RULES = (
-    "on ~reverb:* resetchannels &reverb:* +evalsha +script|load +select +ping +subscribe +unsubscribe +publish "
-    "+xadd +xrange +xrevrange +xsetid +pexpire +pttl +get +set +exists +del +hset +hdel +hgetall +sadd +srem +smembers "
-    "+zadd +zrem +zscore +zrange +time"
-)
+DECISION = (Path(__file__).parents[2] / "docs/decisions/redis.md").read_text()
+#: What a user has to be allowed, as the documentation says.
+RULES = DECISION.split("```")[1].split()
+CLUSTER_RULES = DECISION.split("for a cluster `")[1].split("`")[0].split()
 
 
 @pytest.mark.parametrize("by_url", [True, False])
@@ -379,7 +377,7 @@ def test_a_user_who_may_do_no_more_than_is_needed(
     tmp_path: Path, unready: Callable[[Place], End], lines: Lines, by_url: bool
 ) -> None:
     with RedisServer(tmp_path) as server:
-        server.do("ACL", "SETUSER", "ann", f">{SECRET}", *RULES.split())
+        server.do("ACL", "SETUSER", "ann", f">{SECRET}", *RULES)
         place = Place(port=server.port, username="ann", password=SECRET, database=3)
         if by_url:
             place = Place(url=f"redis://ann:{SECRET}@127.0.0.1:{server.port}/3")
@@ -457,8 +455,10 @@ def test_sentinels_say_who_the_master_is_now(tmp_path: Path, unready: Callable[[
 
 def test_a_cluster_whose_masters_change(tmp_path: Path, unready: Callable[[Place], End]) -> None:
     with RedisCluster(tmp_path) as cluster:
+        for server in cluster.servers:
+            server.do("ACL", "SETUSER", "ann", f">{SECRET}", *RULES, *CLUSTER_RULES)
         first, second = cluster.masters()[:2]
-        end = unready(Place(port=first.port, cluster=True)).until_ready()
+        end = unready(Place(port=first.port, cluster=True, username="ann", password=SECRET)).until_ready()
         nodes = (("127.0.0.1", second.port),)
         other = unready(Place(url=f"redis://127.0.0.1:{free_port()}", cluster=True, nodes=nodes)).until_ready()
         logs = [f"app/{number}" for number in range(50)]
