@@ -26,8 +26,9 @@ class Place:
     """The Redis that hosts share, and how it is used. What `url` says goes before what stands beside it.
 
     `sentinels` are (host, port); they know the `master` by its name. `cluster`: host and port, or the URL, are one node
-    of many. `log_length` entries of a log are kept, for `log_seconds` after the last. `patience` is how long Redis may
-    take for anything, in seconds. All keys begin with `prefix`.
+    of many, which knows the others; `nodes` are more of them, to be asked when it is not there. `ca_file` has the
+    authorities that TLS trusts; otherwise the system's. All keys begin with `prefix`. `log_length` entries of a log are
+    kept, for `log_seconds` after the last. `patience` is how long Redis may take for anything, in seconds.
     """
 
     host: str = "127.0.0.1"
@@ -37,6 +38,7 @@ class Place:
     database: int = 0
     url: str | None = field(default=None, repr=False)
     cluster: bool = False
+    nodes: tuple[tuple[str, int], ...] = ()
     sentinels: tuple[tuple[str, int], ...] = ()
     master: str = "mymaster"
     sentinel_username: str | None = None
@@ -75,8 +77,21 @@ class Place:
     def __str__(self) -> str:
         if self.by_sentinel:
             return "Redis by Sentinel"
-        options = address(self.url, self.host, self.port, None, None, 0)
-        return f"Redis at {where(options)}"
+        try:
+            return f"Redis at {where(address(self.url, self.host, self.port, None, None, 0))}"
+        except AddressError:
+            return "Redis"
+
+
+#: What Redis says after these words are our own arguments: a password, where AUTH has another name.
+_QUOTE: Final = re.compile(r",? with args beginning with.*", re.DOTALL)
+#: Characters of an error that are told.
+_LONGEST_TEXT: Final = 200
+
+
+def plain(text: str) -> str:
+    """An error of Redis without anything of ours."""
+    return _QUOTE.sub("", text)[:_LONGEST_TEXT]
 
 
 def where(options: dict[str, Any]) -> str:

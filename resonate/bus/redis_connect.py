@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import redis
 from redis.exceptions import ResponseError
 
 from resonate.bus import redis_scripts as scripts
-from resonate.bus.redis_address import Place
+from resonate.bus.redis_address import Place, plain
 from resonate.bus.redis_connection import Connection, locate
 from resonate.bus.redis_link import Made
 from resonate.bus.redis_orders import Orders
@@ -22,7 +22,7 @@ from resonate.errors import ResonateError
 
 #: Slots of a cluster.
 SLOTS: Final = 16384
-#: Masters of a cluster that may be connected to: two connections each.
+#: Nodes of a cluster. To each master there are two connections.
 MOST_NODES: Final = 1000
 #: Seconds to the next attempt: at first, and at most. Each time it is twice as long, and up to half of it is left out.
 FIRST_WAIT_S: Final = 0.1
@@ -31,24 +31,29 @@ LONGEST_WAIT_S: Final = 1.0
 STEADY_S: Final = 5.0
 
 
-def connect(place: Place) -> Made:
-    """All connections, with the scripts known to each node. Raises ResonateError, redis.RedisError, OSError."""
+def connect(place: Place, nodes: Sequence[tuple[str, int]] = ()) -> Made:
+    """All connections, with the scripts known to each node. Raises ResonateError, redis.RedisError, OSError.
+
+    `nodes` of a cluster that have been there before are asked where the one that is configured is not there.
+    """
     options = locate(place)
     with _Closing() as opened:
+        if place.cluster:
+            return _to_cluster(place, opened, options, [(options["host"], options["port"]), *place.nodes, *nodes])
         first = opened.add(place, options)
-        if not place.cluster:
-            _prepare(first)
-            first.ask(*Orders(place, sharded=False).probe)  # it takes writes: it is a master, and has room
-            return Made([(first, opened.add(place, options))], None, sharded=False)
-        masters, slots = _topology(first.ask("CLUSTER", "SLOTS"), options["host"])
-        sharded = _has_sharded_channels(first)
-        first.close()
-        pairs = []
-        for host, port in masters:
-            there = {**options, "host": host, "port": port}
-            pairs.append((opened.add(place, there), opened.add(place, there)))
-            _prepare(pairs[-1][0])
-        return Made(pairs, slots, sharded)
+        _prepare(first)
+        first.ask(*Orders(place, sharded=False).probe)  # it takes writes: it is a master, and has room
+        return Made([(first, opened.add(place, options))])
+
+
+def _to_cluster(place: Place, opened: _Closing, options: dict[str, Any], seeds: Sequence[tuple[str, int]]) -> Made:
+    masters, slots, sharded, nodes = _topology(place, options, seeds)
+    pairs = []
+    for host, port in masters:
+        there = {**options, "host": host, "port": port}
+        pairs.append((opened.add(place, there), opened.add(place, there)))
+        _prepare(pairs[-1][0])
+    return Made(pairs, slots, sharded, nodes)
 
 
 class _Closing:
@@ -84,19 +89,45 @@ def _has_sharded_channels(node: Connection) -> bool:
         return True
 
 
-def _topology(answer: list[Any], asked: str) -> tuple[list[tuple[str, int]], list[int]]:
-    """The masters, and for each slot the index of its own. Raises ResonateError."""
+class _Topology(NamedTuple):
+    """`slots` has the index of a master for each slot; `nodes` are masters and replicas."""
+
+    masters: list[tuple[str, int]]
+    slots: list[int]
+    sharded: bool
+    nodes: list[tuple[str, int]]
+
+
+def _topology(place: Place, options: dict[str, Any], seeds: Sequence[tuple[str, int]]) -> _Topology:
+    """What the first node says that knows. Raises the failure of the first that was asked."""
+    failures: list[Exception] = []
+    for host, port in dict.fromkeys(seeds):
+        seed = Connection({**options, "host": host, "port": port}, place)
+        try:
+            answer = seed.connect().ask("CLUSTER", "SLOTS")
+            return _understood(answer, host, _has_sharded_channels(seed))
+        except (redis.RedisError, ResonateError, OSError) as error:
+            failures.append(error)
+        finally:
+            seed.close()
+    raise failures[0]
+
+
+def _understood(answer: list[Any], asked: str, sharded: bool) -> _Topology:
     masters: dict[tuple[str, int], int] = {}
+    nodes: dict[tuple[str, int], None] = {}
     slots = [-1] * SLOTS
-    for first, last, master, *_ in answer:
-        host = master[0].decode() if master[0] else asked  # it may not know how it is reached
-        index = masters.setdefault((host, master[1]), len(masters))
+    for first, last, *owners in answer:
+        # A node may not know how it is reached.
+        found = [(asked if host in (None, b"", b"?") else host.decode(), port) for host, port, *_ in owners]
+        index = masters.setdefault(found[0], len(masters))
+        nodes |= dict.fromkeys(found)
         slots[first : last + 1] = [index] * (last + 1 - first)
     if -1 in slots or len(slots) != SLOTS:
         raise ResonateError("Redis Cluster: not all slots have a node")
-    if len(masters) > MOST_NODES:
+    if len(nodes) > MOST_NODES:
         raise ResonateError("Redis Cluster: there are too many nodes")
-    return list(masters), slots
+    return _Topology(list(masters), slots, sharded, list(nodes))
 
 
 class Keeper:
@@ -110,6 +141,7 @@ class Keeper:
         self._place = place
         self._tick = tick
         self._tell = tell
+        self._nodes: Sequence[tuple[str, int]] = ()  # of a cluster, as they were at last
         self._wanted = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="redis", daemon=True)
@@ -159,15 +191,18 @@ class Keeper:
 
     def _attempt(self) -> None:
         try:
-            self.outcomes.put(connect(self._place))
+            made = connect(self._place, self._nodes)
         except (redis.RedisError, ResonateError, OSError, ValueError, LookupError) as error:
             self.outcomes.put(_told(error))
             self._wanted.set()
+        else:
+            self._nodes = made.nodes
+            self.outcomes.put(made)
         self._tell()
 
 
 def _told(error: Exception) -> str:
     """Why not. redis-py's texts have addresses, Redis's have reasons; neither has a password."""
     if isinstance(error, redis.RedisError | ResonateError | OSError):
-        return str(error) or type(error).__name__
+        return plain(str(error)) or type(error).__name__
     return "what answers there is no Redis that we know"

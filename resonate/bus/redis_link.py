@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from redis.crc import key_slot
 
-from resonate.bus.redis_address import Place
+from resonate.bus.redis_address import Place, plain
 from resonate.bus.redis_connection import Connection
 from resonate.bus.redis_orders import ANSWERS, Command, Orders, entry
 from resonate.bus.redis_wire import LinkError, Wire
@@ -33,9 +33,10 @@ from resonate.shard.cluster.store import (
     Unindex,
 )
 
-#: Bytes that have not been sent, and orders that have not been answered: who has more is not keeping up.
+#: Bytes that have not been sent, and orders that have not been answered: Redis does not keep up with more. After a
+#: break each log is read, all at once.
 MOST_BYTES: Final = 64 * 2**20
-MOST_OPEN: Final = 200_000
+MOST_OPEN: Final = 1_000_000
 #: Kinds of errors that are logged once each; further ones only count.
 MOST_KINDS: Final = 50
 
@@ -44,8 +45,6 @@ _ROLE: Final = re.compile(
     r"(?:^|[\s:-])(?:READONLY|LOADING|CLUSTERDOWN|MOVED|ASK|TRYAGAIN|CROSSSLOT|NOSCRIPT|MASTERDOWN|NOAUTH|WRONGPASS|NOPERM"
     r"|OOM|MISCONF|NOREPLICAS|BUSY|UNKILLABLE|UNBLOCKED)(?:\s|$)"
 )
-#: What Redis says after these words are our own arguments.
-_QUOTE: Final = re.compile(r",? with args beginning with.*", re.DOTALL)
 
 
 #: What is done of a log in the order in which it was ordered, `Follow` included.
@@ -69,18 +68,20 @@ class Node:
 class Made:
     """What it takes to make a link: connections that have been made, and what is known of them.
 
-    `slots`: the index of a node for each slot of a cluster; None where there is one node.
+    Of a cluster: `slots` has the index of a node for each slot, `nodes` where all nodes are, replicas too.
     """
 
     def __init__(
         self,
         connections: list[tuple[Connection, Connection]],
-        slots: Sequence[int] | None,
-        sharded: bool,
+        slots: Sequence[int] | None = None,
+        sharded: bool = False,
+        nodes: Sequence[tuple[str, int]] = (),
     ) -> None:
         self.connections = connections
         self.slots = slots
         self.sharded = sharded
+        self.nodes = nodes
 
     def close(self) -> None:
         """Close all connections."""
@@ -186,7 +187,7 @@ class Link:
             self._reports.append(Reply(ref, value))
 
     def _refused(self, kind: type[Any], refusal: Refusal) -> None:
-        self._complain(f"{kind.__name__}: {_plain(refusal)}")
+        self._complain(f"{kind.__name__}: {plain(refusal.text)}")
 
     def _complain(self, text: str) -> None:
         """About data in Redis: once for each kind, otherwise it may be said for each event."""
@@ -217,7 +218,7 @@ class Link:
 
     def _hear(self, node: Node, message: Any) -> None:
         if isinstance(message, Refusal):
-            raise LinkError(_plain(message))
+            raise LinkError(plain(message.text))
         if not isinstance(message, list) or len(message) != 3:
             return  # a sign of life
         kind, channel, content = message
@@ -259,7 +260,7 @@ class Link:
 
     def _reply(self, node: Node, reply: Any) -> None:
         if isinstance(reply, Refusal) and _ROLE.search(reply.text):
-            raise LinkError(_plain(reply))
+            raise LinkError(plain(reply.text))
         if not node.expected:
             raise LinkError("Redis has answered what it was not asked")
         node.expected.popleft()(reply)
@@ -273,8 +274,3 @@ class Link:
 
 def _pass(reply: Any) -> None:
     """Nothing is to be done."""
-
-
-def _plain(refusal: Refusal) -> str:
-    """What it says, without any argument of ours."""
-    return _QUOTE.sub("", refusal.text)[:200]

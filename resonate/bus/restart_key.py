@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from resonate.bus.redis_address import address, where
+from resonate.bus.redis_address import address, plain, where
 from resonate.errors import ResonateError
 from resonate.settings import Server
 
@@ -129,7 +129,7 @@ class _Told:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, redis.RedisError | OSError):
             self._key.close()
-            raise RedisError(f"{self._key.place}: {error}") from None
+            raise RedisError(f"{self._key.place}: {plain(str(error))}") from None
 
 
 def _understood(answer: Any) -> int | None:

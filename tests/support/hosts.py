@@ -91,10 +91,10 @@ class Hosts:
 
     # How they are made
 
-    def _make(self, name: str, **options: Any) -> RedisServer:
+    def _make(self, name: str, *words: str, **options: Any) -> RedisServer:
         node = self._redis_node
         place = {} if node is None else {"address": node.address, "prefix": node.prefix}
-        return RedisServer(self.directory / name, **place, **options)
+        return RedisServer(self.directory / name, *words, **place, **options)
 
     def _start_store(self) -> dict[str, object]:
         """Settings below `scaling.server`, by which hosts find it."""

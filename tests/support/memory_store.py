@@ -296,7 +296,7 @@ class MemoryEnd:
             return
         for _ in range(done):
             self.step(self._store.now)
-        self._connected = False
+        self._connected = self._ready = False
         self._turns = [] if self._told_lost else [Lost(reason)]
         for waiting in (self.waiting, self.heard, self.replies, self.follows):
             waiting.clear()

@@ -56,7 +56,7 @@ class Group:
         return [server for server in self.servers if _is_master(server)]
 
     def _start(self, name: str, options: Sequence[str] = ()) -> RedisServer:
-        self.servers.append(self._make(name, options=options).start())
+        self.servers.append(self._make(name, *options).start())
         return self.servers[-1]
 
 
@@ -78,7 +78,7 @@ class Sentinels(Group):
         for number in range(self._replicas):
             self._start(f"replica-{number}", ("--replicaof", f"{master.address} {master.port}"))
         for number in range(SENTINELS):
-            sentinel = self._make(f"sentinel-{number}", file="sentinel.conf", options=("--sentinel",))
+            sentinel = self._make(f"sentinel-{number}", "--sentinel", file="sentinel.conf")
             sentinel.directory.mkdir(parents=True, exist_ok=True)
             lines = [f"monitor {SERVICE} {master.address} {master.port} 2"]
             lines += [f"{key} {SERVICE} {value}" for key, value in _SENTINEL_MS.items()]

@@ -85,6 +85,15 @@ class End:
         """Wait until it is, for the so-manieth time; why."""
         return str(self.until(lambda reports: self.losses[times - 1 : times], within)[0])
 
+    def until_mended(self, within: float = 20) -> None:
+        """Wait until it is there again, however often it is lost before."""
+        self.until(lambda _: self.turns[-1:] == [Ready()], within)
+
+    @property
+    def turns(self) -> list[Report]:
+        """Each `Ready` and `Lost`."""
+        return [report for report in self.reports if isinstance(report, Ready | Lost)]
+
     @property
     def losses(self) -> list[str]:
         """Why it was lost, each time."""

@@ -1,0 +1,502 @@
+"""The store in Redis when things go wrong, and over all ways that lead to a Redis."""
+
+from __future__ import annotations
+
+import logging
+import re
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_py
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resonate.bus.redis_address import Place
+from resonate.bus.redis_link import MOST_BYTES
+from resonate.bus.redis_orders import LONGEST_ENTRY
+from resonate.bus.redis_store import RedisStore
+from resonate.shard.cluster.store import (
+    PAGE,
+    Admit,
+    Append,
+    Arrive,
+    Bury,
+    Count,
+    Entry,
+    Follow,
+    Index,
+    Join,
+    Leave,
+    Logs,
+    Look,
+    Parties,
+    Read,
+    Ready,
+    Renew,
+    Reply,
+    Sum,
+    Tally,
+    Unfollow,
+    Unindex,
+)
+from tests.bus.redis_proxy import Proxy
+from tests.support.eventually import eventually
+from tests.support.redis import RedisCluster, RedisServer, Sentinel
+from tests.support.server import free_port
+from tests.support.stores import End, RedisHosts
+
+LOG = "app/a"
+KEY = "reverb:{app/a}:log"
+SECRET = "hunter2"
+
+
+class Lines(logging.Handler):
+    """What was logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.logger = logging.Logger("store")
+        self.logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+    def count(self, text: str) -> int:
+        return sum(text in line for line in self.lines)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+def unready(lines: Lines) -> Iterator[Callable[[Place], End]]:
+    """Makes ends, whatever becomes of them."""
+    hosts = RedisHosts(Place())
+    yield lambda place: hosts.unready(place, lines.logger)
+    hosts.close()
+
+
+def works(end: End, log: str = LOG) -> bool:
+    """Whether what is appended is heard."""
+    before = len(end.heard(log))
+    end.follow(log)
+    position = end.ask(Append, log, b"still there", b"", 0)
+    return end.until_heard(log, before + 1)[-1] == Entry(log, position, b"still there")
+
+
+# --- losing it -------------------------------------------------------------------------------------------------------
+
+
+def test_a_redis_that_dies_and_comes_back_empty(redis: RedisServer, unready: Callable[[Place], End]) -> None:
+    end = unready(Place(port=redis.port)).until_ready()
+    assert works(end)
+    redis.stop()
+    assert "closed" in end.until_lost() or "broken" in end.until_lost()
+    end.order(Append(1000, LOG, b"dropped", b"", 0))
+    redis.start()
+    end.until_ready(2)
+    assert end.ask(Read, LOG, 0, False).entries == []
+    before = end.heard(LOG)[-1].position
+    assert works(end)
+    assert end.heard(LOG)[-1].position > before
+    assert not [report for report in end.reports if isinstance(report, Reply) and report.ref == 1000]
+
+
+def test_a_redis_that_is_not_there_yet(unready: Callable[[Place], End], lines: Lines, tmp_path: Path) -> None:
+    server = RedisServer(tmp_path)
+    end = unready(Place(port=server.port))
+    assert "refused" in end.until_lost()
+    with server:
+        end.until_ready()
+        assert len(end.losses) == 1
+    assert lines.count(f"Redis at 127.0.0.1:{server.port} cannot be used") >= 1
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_redis_that_hangs_is_lost(redis: RedisServer, unready: Callable[[Place], End], busy: bool) -> None:
+    end = unready(Place(port=redis.port, patience=0.5)).until_ready()
+    redis.freeze()
+    if busy:
+        end.order(Append(1000, LOG, b"x", b"", 0))
+    assert end.until_lost(within=10) == "no answer within 0.5 s"
+    redis.thaw()
+    end.until_ready(2)
+    assert works(end)
+    assert not [report for report in end.reports if isinstance(report, Reply) and report.ref == 1000]
+
+
+def test_a_redis_that_never_answers_is_no_redis(unready: Callable[[Place], End]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        end = unready(Place(port=deaf.getsockname()[1], patience=0.3))
+        assert "Timeout" in end.until_lost()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_connection_that_is_cut_one_way_is_lost(
+    redis: RedisServer, unready: Callable[[Place], End], which: int
+) -> None:
+    with Proxy(redis.port) as proxy:
+        end = unready(Place(port=proxy.port, patience=0.5)).until_ready()
+        assert works(end)
+        proxy.mute(which)
+        assert end.until_lost(within=10) == "no answer within 0.5 s"
+        end.until_ready(2)
+        assert works(end)
+
+
+def test_who_does_not_keep_up_is_lost(redis: RedisServer, unready: Callable[[Place], End]) -> None:
+    end = unready(Place(port=redis.port, patience=60)).until_ready()
+    redis.freeze()
+    entry = bytes(2**20)
+    end.order(*(Append(1000, LOG, entry, b"", 0) for _ in range(MOST_BYTES // 2**20 + 16)))
+    assert "keep up" in end.until_lost()
+    redis.thaw()
+    end.until_ready(2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "reason"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), r"READONLY|read only"),
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), r"OOM|maxmemory"),
+        (("SCRIPT", "FLUSH"), ("PING",), r"NOSCRIPT"),
+        (("CLIENT", "KILL", "TYPE", "pubsub"), ("PING",), r"closed|broken"),
+        (("CLIENT", "KILL", "TYPE", "normal"), ("PING",), r"closed|broken"),
+    ],
+)
+def test_a_redis_that_cannot_serve_is_lost_until_it_can(
+    redis: RedisServer,
+    unready: Callable[[Place], End],
+    wrong: tuple[str, ...],
+    right: tuple[str, ...],
+    reason: str,
+) -> None:
+    end = unready(Place(port=redis.port)).until_ready()
+    end.follow(LOG)
+    redis.do(*wrong)
+    end.order(Append(1000, LOG, b"x", b"", 0))
+    assert re.search(reason, end.until_lost())
+    redis.do(*right)
+    end.until_mended()
+    assert works(end)
+
+
+# --- what is in it is data -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hosts(shared: RedisServer) -> Iterator[RedisHosts]:
+    found = RedisHosts(Place(port=shared.port, prefix="garbage"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def follower(hosts: RedisHosts) -> End:
+    end = hosts.end()
+    end.follow(LOG)
+    return end
+
+
+_GARBAGE = st.one_of(
+    st.binary(max_size=50),
+    st.just(b"1-1"),
+    st.just(b"x" * (LONGEST_ENTRY + 100)),
+    st.just(b"1-1 " + b"x" * (LONGEST_ENTRY + 1)),
+    st.builds(b"%b-%b x".__mod__, st.tuples(st.binary(max_size=30), st.binary(max_size=30))),
+).filter(lambda data: not re.match(rb"\d{1,19}-\d{1,19} .{0,100}$", data, re.DOTALL))
+
+
+@given(published=st.lists(_GARBAGE, max_size=4))
+def test_garbage_on_the_channel_is_dropped_and_counted(
+    shared: RedisServer, hosts: RedisHosts, follower: End, published: list[bytes]
+) -> None:
+    dropped = hosts.stores[0].counters["dropped_messages"]
+    heard = len(follower.heard(LOG))
+    with shared.client() as client:
+        for data in published:
+            client.publish("garbage:{app/a}:log", data)
+    position = follower.ask(Append, LOG, b"ours", b"", 0)
+    assert follower.until_heard(LOG, heard + 1)[heard:] == [Entry(LOG, position, b"ours")]
+    assert hosts.stores[0].counters["dropped_messages"] == dropped + len(published)
+
+
+def test_a_key_of_somebody_else_is_refused_and_said_once(
+    redis: RedisServer, unready: Callable[[Place], End], lines: Lines
+) -> None:
+    redis.set(KEY, "a string", database=0)
+    redis.set("reverb:parties", "a string", database=0)
+    redis.set("reverb:{app/}:counts", "a string", database=0)
+    redis.set("reverb:{p}:apps", "a string", database=0)
+    end = unready(Place(port=redis.port)).until_ready()
+    for _ in range(3):
+        assert end.ask(Append, LOG, b"presence data", b"", 0) is None
+        assert end.ask(Read, LOG, 0, True) is None
+        assert end.ask(Parties) is None
+        assert end.ask(Renew, "p", 1.0) is None
+        assert end.ask(Tally, "app", "") is None
+        assert end.ask(Bury, "p") is None
+    assert end.losses == []
+    assert lines.count("WRONGTYPE") == lines.count("refused an order") == 5
+    assert lines.count("presence") == 0
+    assert works(end, "app/b")
+
+
+def test_values_of_somebody_else_are_left_out(redis: RedisServer, unready: Callable[[Place], End]) -> None:
+    with redis.client() as client:
+        client.xadd(KEY, {"theirs": "x"})
+        client.xadd(KEY, {"e": "x", "more": "y"})
+        client.hset("reverb:{app/}:counts", mapping={"p1": "x", "p2": "1 x", "p3": "3 2"})
+        client.hset("reverb:{app/}:channels:p3", mapping={"a": "x", "b": "2"})
+        client.hset("reverb:{app/b}:members", mapping={b"\xff": b"x"})
+    end = unready(Place(port=redis.port)).until_ready()
+    assert [entry for _, entry in end.ask(Read, LOG, 0, False).entries] == [b"x"]
+    assert end.ask(Tally, "app", "") == Sum(3, 2, {"b": 2})
+    assert end.ask(Look, "app/b") is None
+    assert end.losses == []
+
+
+def test_positions_grow_on_when_a_clock_has_gone_back(redis: RedisServer, unready: Callable[[Place], End]) -> None:
+    with redis.client() as client:
+        client.xadd(KEY, {"e": "from the future"}, id="9000000000000-65533")
+    end = unready(Place(port=redis.port)).until_ready()
+    positions = [end.ask(Append, LOG, b"%d" % number, b"", 0) for number in range(5)]
+    assert positions == sorted(set(positions))
+    for number, position in enumerate(positions):
+        assert [int(entry) for _, entry in end.ask(Read, LOG, position, False).entries] == [*range(number + 1, 5)]
+
+
+def test_a_log_goes_when_nothing_has_been_written_for_long(redis: RedisServer, unready: Callable[[Place], End]) -> None:
+    end = unready(Place(port=redis.port, log_seconds=1)).until_ready()
+    end.ask(Join, LOG, "ann", b"", b"joined")
+    end.until(lambda _: end.ask(Read, LOG, 0, True).last == 0)
+    assert end.ask(Look, LOG).members == [("ann", b"")]
+
+
+# --- descriptors and threads -----------------------------------------------------------------------------------------
+
+
+def test_the_descriptor_says_when_there_is_something_to_take(redis: RedisServer) -> None:
+    store = RedisStore(Place(port=redis.port), logging.getLogger("tests.store"))
+
+    def taken(wanted: type) -> None:
+        deadline = 100
+        while not any(isinstance(report, wanted) for report in store.take()):
+            assert select.select([store], [], [], 20)[0]
+            deadline -= 1
+            assert deadline
+
+    taken(Ready)
+    store.order([Follow(LOG), Append(1, LOG, b"x", b"", 0)])
+    taken(Entry)
+    store.close()
+
+
+def test_large_pages_come_in_pieces(redis: RedisServer, unready: Callable[[Place], End]) -> None:
+    end = unready(Place(port=redis.port, log_length=10_000)).until_ready()
+    end.order(*(Append(1000 + number, LOG, bytes(20_000), b"", 0) for number in range(PAGE)))
+    assert len(end.ask(Read, LOG, 0, False).entries) == PAGE
+
+
+def test_closing_ends_the_thread_whatever_it_does(redis: RedisServer) -> None:
+    log = Lines().logger
+    before = set(threading.enumerate())
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        stores = [RedisStore(Place(port=redis.port), log), RedisStore(Place(port=free_port()), log)]
+        stores.append(RedisStore(Place(port=deaf.getsockname()[1], patience=0.5), log))
+        End(stores[0]).until_ready()
+        End(stores[1]).until_lost()
+        for store in stores * 2:
+            store.close()
+        for store in stores:
+            store.order([Look(1, LOG)])
+            assert store.take() == []
+    eventually(lambda: set(threading.enumerate()) <= before)
+    with redis.client() as client:
+        eventually(lambda: len(client.client_list()) == 1)
+
+
+# --- ways to a Redis -------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_password_is_said_and_tried_again(
+    tmp_path: Path, unready: Callable[[Place], End], lines: Lines
+) -> None:
+    with RedisServer(tmp_path, "--requirepass", "another") as server:
+        end = unready(Place(port=server.port, password=SECRET))
+        assert "invalid username-password pair" in end.until_lost()
+        with server.client(password="another") as client:
+            client.config_set("requirepass", SECRET)
+            end.until_ready()
+            assert works(end)
+    assert lines.count("invalid username-password pair") == 1
+    assert lines.count(SECRET) == 0
+
+
+def test_no_password_where_one_is_wanted(tmp_path: Path, unready: Callable[[Place], End]) -> None:
+    with RedisServer(tmp_path, "--requirepass", SECRET) as server:
+        assert "Authentication required" in unready(Place(port=server.port)).until_lost()
+
+
+def test_a_password_that_redis_quotes_is_not_told(
+    tmp_path: Path, unready: Callable[[Place], End], lines: Lines
+) -> None:
+    with RedisServer(tmp_path, "--rename-command", "AUTH", "another") as server:
+        assert unready(Place(port=server.port, password=SECRET)).until_lost() == "unknown command 'AUTH'"
+    assert lines.count(SECRET) == 0
+
+
+DECISION = (Path(__file__).parents[2] / "docs/decisions/redis.md").read_text()
+#: What a user has to be allowed, as the documentation says.
+RULES = DECISION.split("```")[1].split()
+CLUSTER_RULES = DECISION.split("for a cluster `")[1].split("`")[0].split()
+
+
+@pytest.mark.parametrize("by_url", [True, False])
+def test_a_user_who_may_do_no_more_than_is_needed(
+    tmp_path: Path, unready: Callable[[Place], End], lines: Lines, by_url: bool
+) -> None:
+    with RedisServer(tmp_path) as server:
+        server.do("ACL", "SETUSER", "ann", f">{SECRET}", *RULES)
+        place = Place(port=server.port, username="ann", password=SECRET, database=3)
+        if by_url:
+            place = Place(url=f"redis://ann:{SECRET}@127.0.0.1:{server.port}/3")
+        end = unready(place).until_ready()
+        assert works(end)
+        assert end.ask(Append, LOG, b"entry", b"cached", 60) < end.ask(Join, LOG, "ann", b"", b"joined")
+        end.ask(Leave, LOG, "ann", b"left")
+        assert end.ask(Read, LOG, 0, True).cached == (b"cached", 60)
+        end.ask(Index, "p", LOG)
+        end.order(Unindex("p", LOG), Unfollow(LOG))
+        assert end.ask(Logs, "p") == []
+        assert end.ask(Admit, "p", "app", 0, 1, 1) == (1, 0)
+        end.ask(Arrive, "p", 60.0)
+        assert end.ask(Renew, "p", 60.0)
+        end.ask(Count, "p", "app", 1, 1, {"a": 1})
+        assert end.ask(Tally, "app", "") == Sum(1, 1, {"a": 1})
+        end.ask(Bury, "p")
+        assert end.ask(Parties) == {}
+        server.do("ACL", "SETUSER", "ann", "-subscribe")
+        end.order(Follow("app/b"))
+        assert "NOPERM" in end.until_lost()
+    assert lines.count(SECRET) == 0
+
+
+def test_tls(tmp_path: Path, unready: Callable[[Place], End]) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    issued.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    files = {name: str(tmp_path / name) for name in ("ca.pem", "server.pem")}
+    port = free_port()
+    words = ("--tls-port", str(port), "--tls-auth-clients", "no", "--tls-ca-cert-file", files["ca.pem"])
+    words += ("--tls-cert-file", files["server.pem"], "--tls-key-file", files["server.pem"])
+    with RedisServer(tmp_path, *words):
+        end = unready(Place(url=f"rediss://localhost:{port}", ca_file=files["ca.pem"])).until_ready()
+        assert works(end)
+        entries = [bytes([number]) * 100_000 for number in range(60)]
+        end.order(*(Append(1000 + number, "app/b", entry, b"", 0) for number, entry in enumerate(entries)))
+        page = end.ask(Read, "app/b", 0, False)
+        assert [entry for _, entry in page.entries] == entries
+        assert "certificate" in unready(Place(host="tls://localhost", port=port)).until_lost()
+        other = unready(Place(host="tls://127.0.0.1", port=port, ca_file=files["ca.pem"]))
+        assert "certificate" in other.until_lost()
+
+
+@pytest.mark.parametrize("scheme", ["", "unix://"])
+def test_a_unix_socket(tmp_path: Path, unready: Callable[[Place], End], scheme: str) -> None:
+    path = str(tmp_path / "redis.sock")
+    with RedisServer(tmp_path, "--unixsocket", path):
+        place = Place(url=f"unix://{path}") if scheme else Place(host=path)
+        assert works(unready(place).until_ready())
+        assert str(place) == f"Redis at {path}"
+
+
+def test_sentinels_say_who_the_master_is_now(tmp_path: Path, unready: Callable[[Place], End]) -> None:
+    with Sentinel(tmp_path) as sentinel:
+        hosts = ("127.0.0.1", free_port()), ("127.0.0.1", sentinel.port)  # of the first nobody is there
+        settings = Place(sentinels=hosts, master="main", patience=1)
+        url = Place(url=f"redis+sentinel://127.0.0.1:{sentinel.port}/main", patience=1)
+        unknown = unready(Place(sentinels=(("127.0.0.1", sentinel.port),), master="another"))
+        assert "no master of the name another" in unknown.until_lost()
+        ends = [unready(place).until_ready() for place in (settings, url)]
+        for end in ends:
+            assert works(end)
+            end.ask(Join, LOG, "ann", b"", b"joined")
+        with sentinel.replica.client() as client:
+            eventually(lambda: client.exists("reverb:{app/a}:members"))
+        sentinel.master.stop()
+        for end in ends:
+            end.until_lost()
+            end.until_ready(2, within=40)
+            assert works(end)
+            assert end.ask(Look, LOG).members == [("ann", b"")]
+
+
+def test_a_cluster_whose_masters_change(tmp_path: Path, unready: Callable[[Place], End]) -> None:
+    with RedisCluster(tmp_path) as cluster:
+        for server in cluster.servers:
+            server.do("ACL", "SETUSER", "ann", f">{SECRET}", *RULES, *CLUSTER_RULES)
+        first, second = cluster.masters()[:2]
+        end = unready(Place(port=first.port, cluster=True, username="ann", password=SECRET)).until_ready()
+        nodes = (("127.0.0.1", second.port),)
+        other = unready(Place(url=f"redis://127.0.0.1:{free_port()}", cluster=True, nodes=nodes)).until_ready()
+        logs = [f"app/{number}" for number in range(50)]
+
+        def all_work() -> None:
+            for each in (end, other):
+                for log in logs:
+                    each.follow(log)
+            heard = {log: len(other.heard(log)) for log in logs}
+            for log in logs:
+                assert end.ask(Append, log, b"x", b"", 0) == other.until_heard(log, heard[log] + 1)[-1].position
+            end.ask(Arrive, "p", 60.0)
+            end.ask(Count, "p", "app", 1, 1, {"a": 1})
+            assert other.ask(Tally, "app", "") == Sum(1, 1, {"a": 1})
+            end.ask(Bury, "p")
+            assert other.ask(Tally, "app", "") == Sum(0, 0, {})
+
+        all_work()
+        replica = cluster.replica_of(cluster.masters()[-1])
+        replica.do("CLUSTER", "FAILOVER")  # both remain
+        eventually(lambda: replica in cluster.masters())
+        for each in (end, other):
+            each.order(*(Append(1000, log, b"", b"", 0) for log in logs))
+            each.until_lost()
+            each.until_ready(2)
+        all_work()
+        eventually(lambda: all(cluster.is_whole(server) for server in cluster.servers))
+        losses = [len(each.losses) for each in (end, other)]
+        cluster.masters()[0].stop()  # one end has been told of no other
+        for each, before in zip((end, other), losses, strict=True):
+            each.until_lost(before + 1)
+            each.until_mended(within=40)
+        all_work()
+
+
+def test_a_cluster_that_is_none(redis: RedisServer, unready: Callable[[Place], End]) -> None:
+    assert "cluster support disabled" in unready(Place(port=redis.port, cluster=True)).until_lost()
+
+
+def test_redis_py_is_new_enough() -> None:
+    assert int(redis_py.__version__.split(".")[0]) >= 5
