@@ -132,6 +132,8 @@ def examine(
         raise CheckupError(f"no answer within {PATIENCE_S:g} s", False) from None
     except (redis.RedisError, OSError) as error:
         raise CheckupError(str(error), False) from None
+    except (ValueError, LookupError):
+        raise CheckupError("what answers there is no Redis that we know", False) from None
     finally:
         connection.close()
 

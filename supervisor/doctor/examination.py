@@ -64,7 +64,7 @@ def _made(check: Check, case: Case) -> Iterator[Finding]:
     """A machine that hides something is no reason to look at nothing else."""
     try:
         yield from check(case)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: a name that can be none of a host
         yield note(f"could not be looked at: {error}")
 
 

@@ -73,7 +73,11 @@ def _port(case: Case, title: str, host: str, port: int, other: str) -> Finding:
                 "the server cannot start beside it",
                 f"stop it (kill {pid}), or {other}",
             )
-        return problem(f"{where}: {error.reason}", "nobody can listen there", other)
+        return problem(
+            f"{where}: {error.reason}",
+            "the server cannot start; if it is the server itself, this user may not see that",
+            f"{other}, or resonate doctor as the user of the server",
+        )
     return ok(f"{where}: nobody listens there")
 
 

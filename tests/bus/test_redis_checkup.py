@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -117,6 +119,23 @@ def test_nobody_there() -> None:
     with pytest.raises(CheckupError) as raised:
         examine(made, [])
     assert (raised.value.refused, f":{port}" in place) == (False, True)
+
+
+def test_no_redis_there() -> None:
+    """A server of something else, which greets."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        made, _ = connection(Server(scaling=Scaling(redis=Redis(port=port))), True)
+
+        def greet() -> None:
+            with listening.accept()[0] as sock:
+                sock.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+        greeting = threading.Thread(target=greet)
+        greeting.start()
+        with pytest.raises(CheckupError):
+            examine(made, [])
+        greeting.join()
 
 
 def test_a_database_that_is_not_there(server: RedisServer) -> None:

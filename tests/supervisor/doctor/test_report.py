@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from resonate.supervisor.doctor.case import Machine
 from resonate.supervisor.doctor.examination import CHECKS, Named, examine
@@ -10,7 +11,7 @@ from resonate.supervisor.doctor.findings import note, ok, problem, size, warning
 from resonate.supervisor.doctor.report import as_json, as_text, status
 
 from resonate.errors import ConfigurationError
-from resonate.settings import Server, Settings
+from resonate.settings import AppOptions, Server, Settings
 from tests.supervisor.doctor.cases import APP
 from tests.support.server import free_port
 
@@ -66,6 +67,15 @@ def test_every_check_says_something_and_no_secret() -> None:
     assert {named.check for named in found} >= {"configuration", *(name for name, _ in CHECKS)}
     assert found[0].finding.what == "what is misspelt"
     assert APP.secret not in as_text(found)
+
+
+def test_a_host_that_can_be_none() -> None:
+    """A name of which a part is empty; the other checks go on."""
+    app = replace(APP, options=AppOptions(host="ws..example.com"))
+    settings = Settings(server=Server(port=free_port(), host="127.0.0.1", metrics_port=0), apps=(app,))
+    found = list(examine(lambda: settings, Machine.here()))
+    assert [named.finding.level.value for named in found if named.check == "proxy"] == ["note"]
+    assert found[-1].check == "redis"
 
 
 def test_a_configuration_that_cannot_be_used() -> None:
