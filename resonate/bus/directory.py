@@ -74,7 +74,7 @@ class RunDirectory:
 
         Raises ConfigurationError.
         """
-        path = cls._new_path(parent)
+        path = cls.new_path(parent)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             for old in cls._below(path.parent):
@@ -88,7 +88,7 @@ class RunDirectory:
     @classmethod
     def check(cls, parent: str | None) -> None:
         """Whether `create` would succeed. Raises ConfigurationError."""
-        above = cls._new_path(parent).parent
+        above = cls.new_path(parent).parent
         try:
             above.mkdir(mode=0o700, exist_ok=True)
             os.rmdir(tempfile.mkdtemp(dir=above))
@@ -96,7 +96,8 @@ class RunDirectory:
             raise _unusable(above, error) from None
 
     @classmethod
-    def _new_path(cls, parent: str | None) -> Path:
+    def new_path(cls, parent: str | None) -> Path:
+        """What this process would call one in `parent`, or among the temporary files. Raises ConfigurationError."""
         try:
             above = Path(parent or tempfile.gettempdir()).absolute()
             name = f"{_PREFIX}-{os.geteuid()}-{identity(os.getpid())}-{secrets.token_hex(4)}"

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from gunicorn.config import Config, make_settings
+from resonate.supervisor.doctor.examination import CHECKS
 
 from resonate.config.schema import APP, OTHER_VARIABLES, SERVER, Key
 from resonate.scaling import Redis, Scaling
@@ -33,6 +34,8 @@ CREDENTIALS = {"REVERB_APP_ID": "1001", "REVERB_APP_KEY": "app-key", "REVERB_APP
 DOCUMENTED_APP = {"app_id": "1001", "key": "app-key", "secret": "app-secret"}
 #: Folders with settings of their own: example sites and the tests of real clients.
 ELSEWHERE = (ROOT / "docs" / "examples", ROOT / "tests")
+
+COMMANDS = ("start", "status", "reload", "restart", "doctor")
 
 ALL_PAGES = pages()
 
@@ -189,7 +192,7 @@ def options_of_resonate(command: str) -> set[str]:
 
 
 def test_commands_use_options_that_exist() -> None:
-    known, seen = {name: options_of_resonate(name) for name in ("start", "status", "reload", "restart")}, 0
+    known, seen = {name: options_of_resonate(name) for name in COMMANDS}, 0
     gunicorn = Config().parser()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for block in blocks("sh"):
@@ -205,6 +208,11 @@ def test_commands_use_options_that_exist() -> None:
                 assert set(words) <= targets, block.name
                 seen += 1
     assert seen > 5
+
+
+def test_every_check_of_the_doctor_is_documented_and_no_other() -> None:
+    rows = table(ROOT / "docs" / "operations" / "doctor.md", "What is looked at")
+    assert [name for name, _ in rows] == ["configuration", *(name for name, _ in CHECKS)]
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)
