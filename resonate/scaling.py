@@ -75,7 +75,7 @@ class Redis:
             ) from None
 
     def _check_sentinels(self) -> None:
-        if self.url is not None and "+sentinel:" not in self.url:
+        if self.url is not None and not self.hidden:
             raise ConfigurationError("scaling.server.sentinel_master", "is not for a Redis that a url names")
         if not self.master:
             raise ConfigurationError(
@@ -88,7 +88,12 @@ class Redis:
     @property
     def by_sentinels(self) -> bool:
         """Whether sentinels are to be asked where Redis is."""
-        return self.sentinel_master is not None or "+sentinel:" in (self.url or "")
+        return self.hidden or self.sentinel_master is not None
+
+    @property
+    def hidden(self) -> bool:
+        """Whether only sentinels know where it is: nothing else names a host."""
+        return "+sentinel:" in (self.url or "")
 
     @property
     def master(self) -> str:

@@ -179,6 +179,13 @@ class Server:
         _at_least(0, restart_database=self.restart_database)
         if self.watches_restarts:
             self.scaling.redis.check()
+            if self.scaling.redis.hidden:
+                raise ConfigurationError(
+                    "restart.store",
+                    "is not looked for behind a URL of sentinels: name those in scaling.server.sentinels, and where "
+                    "Laravel finds its Redis in scaling.server.host",
+                    value=self.restart_store,
+                )
         _at_least(4096, max_send_buffer=self.max_send_buffer)
         for key, most in (("workers", MAX_WORKERS), ("bus_shards", MAX_SHARDS)):
             if getattr(self, key) > most:

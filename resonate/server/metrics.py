@@ -58,7 +58,7 @@ _OF_SCALING: Final = (
     _Counter("scaling_entries_received", "entries_in", "Entries of logs that shards have got from Redis."),
     _Counter("scaling_entries_sent", "entries_out", "Entries of logs that shards have given to Redis."),
     _Counter("scaling_dropped", "dropped", "Entries for the other hosts that were dropped: the queue was full."),
-    _Counter("scaling_missed", "missed", "Entries that Redis had no more when a shard came back to it."),
+    _Counter("scaling_missed", "missed", "Channels of which Redis had not all any more when a shard came back."),
     _Counter("scaling_refused", "refused", "Entries and values in Redis that were none of ours, and were dropped."),
 )
 _NOW_OF_SCALING: Final = (

@@ -90,6 +90,14 @@ def test_an_error_names_the_source(directory: Directory) -> None:
     assert error == ".env: RESONATE_SCALING_SECRET = '[hidden]': must have 16 characters or more"
 
 
+def test_the_restart_key_is_not_behind_a_url_of_sentinels(directory: Directory) -> None:
+    """Laravel knows no such URL; beside sentinels that are named otherwise its Redis has a host of its own."""
+    text = "CACHE_STORE=redis\nREDIS_URL=redis+sentinel://a/m\n"
+    assert directory.toml().dotenv(text).error().startswith(".env: CACHE_STORE = 'redis': is not looked for")
+    text = "CACHE_STORE=redis\nRESONATE_SCALING_SENTINEL_MASTER=m\nRESONATE_SCALING_SENTINELS=a,b\nREDIS_HOST=h\n"
+    assert directory.dotenv(text).load().server.watches_restarts
+
+
 def test_a_timeout_is_understood(directory: Directory) -> None:
     assert directory.toml().dotenv("REDIS_TIMEOUT=60\n").load().server.scaling == Scaling()
 

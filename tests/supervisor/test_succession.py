@@ -101,6 +101,18 @@ def test_another_master_follows(start: Start) -> None:
     assert "Traceback" not in running.log()
 
 
+def test_its_shards_know_of_other_hosts_what_those_before_them_knew(start: Start) -> None:
+    running = start(scaling={"enabled": True, "lease": 20}).ready()
+    (before,) = running.pids("shard")
+    usr2(running, scaling={})
+    assert running.process.wait(20) == 0
+    serve(running, 2)
+    (after,) = running.pids("shard")
+    assert after != before
+    assert b"--scaled" in Path(f"/proc/{after}/cmdline").read_bytes()
+    assert running.log().count("scaling stays as it is until the server is started again") == 1
+
+
 def test_again_and_a_reload_after_that_and_nobody_who_connects_meanwhile_is_refused(start: Start) -> None:
     running = start(workers=2).ready()
     target = running.address()
