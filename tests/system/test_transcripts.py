@@ -369,8 +369,9 @@ class Player:
 
 
 def arranged(answer: Any, by_name: bool) -> Any:
-    """A list of channels may come from several shards: in the order of their names, to be compared. /up of several hosts
-    says that they are together, which is the only difference.
+    """A list of channels may come from several shards: in the order of their names, to be compared.
+
+    Of several hosts /up says that they are together.
     """
     if HOSTS > 1 and answer == {"health": "OK"}:
         return {**answer, "scaling": "ok"}
