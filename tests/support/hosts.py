@@ -113,8 +113,9 @@ class Hosts:
     def _found_by(self, group: Group) -> dict[str, object]:
         if isinstance(group, Sentinels):
             seats = [f"{each.address}:{each.port}" for each in group.sentinels]
-            return {"sentinels": seats, "service": SERVICE}
-        return {"cluster": [f"{each.address}:{each.port}" for each in group.servers]}
+            return {"sentinels": seats, "sentinel_master": SERVICE}
+        node = group.servers[-1]
+        return {"cluster": True, "host": node.address, "port": node.port}
 
     def _server(self, number: int, where: Mapping[str, object]) -> Server:
         place: dict[str, Any] = {}

@@ -64,7 +64,7 @@ class Server:
 
     `command` None means `resonate start`; otherwise the words after the interpreter's directory, such as
     ``["gunicorn", "-k", "resonate.worker", "--bind", "127.0.0.1:{port}", "resonate:app"]``. `prefix` comes before it,
-    as `Node.prefix` does, and `host` is where it listens.
+    as `Node.prefix` does, and `host` and `port` are where it listens.
 
     With TEST_HOSTS it is several servers that share a Redis, unless `command` says how it is started: `port` is that of
     the balancer before them, `peers` are all but the first, and what is done to it is done to all of them.
@@ -82,9 +82,10 @@ class Server:
         up: str = "/up",
         scheme: str = "http",
         host: str = "127.0.0.1",
+        port: int = 0,
         prefix: Sequence[str] = (),
     ) -> None:
-        self.port = self._own_port = free_port()
+        self.port = self._own_port = port or free_port()
         self.host = host
         self.directory = directory
         self.scheme = scheme

@@ -369,7 +369,12 @@ class Player:
 
 
 def arranged(answer: Any, by_name: bool) -> Any:
-    """A list of channels may come from several shards: in the order of their names, to be compared."""
+    """A list of channels may come from several shards: in the order of their names, to be compared.
+
+    Of several hosts /up says that they are together.
+    """
+    if HOSTS > 1 and answer == {"health": "OK"}:
+        return {**answer, "scaling": "ok"}
     channels = answer.get("channels") if isinstance(answer, dict) else None
     if not by_name or not isinstance(channels, dict):
         return answer
