@@ -180,8 +180,9 @@ class MemoryStore:
 
     # --- parties -----------------------------------------------------------------------------------------------------
 
-    def _arrive(self, order: Arrive) -> None:
+    def _arrive(self, order: Arrive) -> int:
         self._leases[order.party] = self.now + order.lease_s
+        return max(self._position, int(self.now * 1000) << 16)
 
     def _renew(self, order: Renew) -> bool:
         lives = self._leases.get(order.party, -math.inf) > self.now

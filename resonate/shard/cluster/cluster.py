@@ -93,6 +93,7 @@ class Cluster:
         self._early: list[tuple[str, int, Sequence[Request]]] = []  # what has come before all had declared
         self._returning: set[str] = set()  # logs in which this party's members are not yet
         self._look_at_parties = False
+        self._arriving = 0
         self.notices: list[str] = []  # for the log
         self.counters = dict.fromkeys(("lost", "missed", "entries_out"), 0)
 
@@ -265,7 +266,8 @@ class Cluster:
 
     def _begin(self, now: float) -> None:
         """The store can be used: a new party arrives, and tells all that this shard holds."""
-        self._desk.order(Arrive(next(self._desk.refs), self._parties.arrive(now), self._parties.lease_s))
+        self._arriving = next(self._desk.refs)
+        self._desk.order(Arrive(self._arriving, self._parties.arrive(now), self._parties.lease_s))
         self._reading.clear()
         self._hold(now)
         for log in self._following.logs.values():
@@ -320,6 +322,8 @@ class Cluster:
     def _answered(self, ref: int, value: Any, now: float) -> None:
         if self._appends.answered(ref, value):
             self.counters["entries_out"] += 1
+        elif ref == self._arriving:
+            self._following.seen(value or 0, now)
         elif ref in self._reading:
             self._paged(self._reading.pop(ref), value, now)
         elif not self._counts.answered(ref) and not self._preparing.admitted(ref, value):

@@ -97,7 +97,7 @@ class Feed:
             self.position = page.last
             return Step([], self._caught_up(page.last), None, False)
         guessed, self._guessed = self._guessed, False
-        if first and 0 < page.last < self.position and not guessed:  # it has lost its data, or what a failing node had not told
+        if first and 0 < page.last < self.position and not guessed:  # its data is lost, or what a node had not told
             self.position = 0
             return Step([], [], 0, True)
         gap = first and not guessed and bool(page.entries) and page.entries[0][0] > self.position > 0

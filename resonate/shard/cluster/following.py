@@ -106,7 +106,8 @@ class Following:
         """Where the store's logs most likely are by now; None where none has been seen."""
         return self._latest + int((now - self._latest_at) * 1000) * PER_MS if self._latest else None
 
-    def _seen(self, position: int, now: float) -> None:
+    def seen(self, position: int, now: float) -> None:
+        """The store's logs have come so far."""
         if position > self._latest:
             self._latest, self._latest_at = position, now
 
@@ -142,7 +143,7 @@ class Following:
 
     def entry(self, name: str, position: int, data: bytes, now: float) -> None:
         """A new entry."""
-        self._seen(position, now)
+        self.seen(position, now)
         log = self.logs.get(name)
         if log is not None:
             self._apply(log, log.feed.entry(position, data), now)
@@ -152,7 +153,7 @@ class Following:
         """What a log held. From where to read on; None when it has been read."""
         step = log.feed.read(page)
         if page.last:
-            self._seen(page.last, now)
+            self.seen(page.last, now)
         if step.gap:
             self.gaps.append(log.channel)
         for _, data in step.known:

@@ -128,7 +128,7 @@ class Tally(NamedTuple):
 
 
 class Arrive(NamedTuple):
-    """The party is there from now on, for `lease_s` seconds. Answered by None."""
+    """The party is there from now on, for `lease_s` seconds. Answered by where an entry would stand that came now."""
 
     ref: int
     party: str

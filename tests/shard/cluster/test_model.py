@@ -243,7 +243,7 @@ class Hosts(RuleBasedStateMachine):
         if (
             found.end.connected
             and not found.cluster.figures()["queue"]
-            and not self.clients[list(found.workers)[0]].alone
+            and not self.clients[next(iter(found.workers))].alone
         ):
             found.start_shard(self.now)
 
