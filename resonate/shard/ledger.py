@@ -98,6 +98,11 @@ class Ledger:
         self.received = 0  # the number of the last parcel
 
     @property
+    def next(self) -> int:
+        """The number of the next request."""
+        return self._next
+
+    @property
     def few(self) -> bool:
         """Whether there are requests to be sent, and not so many that they should leave at once."""
         return 0 < len(self._unsent) < TOGETHER

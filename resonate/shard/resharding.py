@@ -14,7 +14,8 @@ def resharded(worker: str, ledgers: Sequence[Ledger], shards: int, now: float) -
 
     `ledgers` must be settled: whatever has been asked for is part of what is held.
     """
-    pasts = [Declaration([], [], [], [], 1, []) for _ in range(shards)]
+    first = max(ledger.next for ledger in ledgers)  # other hosts have heard numbers of requests before these
+    pasts = [Declaration([], [], [], [], first, []) for _ in range(shards)]
     for ledger in ledgers:
         held = ledger.declaration(now)
         for app in held.apps:

@@ -120,6 +120,8 @@ def _read(body: bytes) -> LogEntry:
     try:
         size = int.from_bytes(body[:4], "big") + 4
         number, *fields = orjson.loads(body[4:size])
+        if type(number) is not int or number < 0:
+            raise ValueError("it is of no kind")
         kinds = tuple(map(type, fields))
         shape = _SHAPES[number]
         if len(kinds) != len(shape) or not all(kind in kinds_ for kind, kinds_ in zip(kinds, shape, strict=True)):
