@@ -80,7 +80,7 @@ class Feed:
 
     def entry(self, position: int, data: bytes) -> list[Numbered]:
         """One has come; what is to be applied."""
-        if self.state is State.LIVE:
+        if self.state is State.LIVE and position > (self.position or 0):  # else it has been read, and was told later
             self.position = position
             return [(position, data)]
         if self.state is State.READING:
