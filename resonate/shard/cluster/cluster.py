@@ -22,7 +22,6 @@ from resonate.shard.cluster.preparing import Preparing
 from resonate.shard.cluster.shared import SharedShard
 from resonate.shard.cluster.stage import Stage, Ticket
 from resonate.shard.cluster.store import (
-    Admit,
     Arrive,
     Entry,
     Followed,
@@ -399,8 +398,9 @@ class Cluster:
         if desk.store is not Store.READY:
             return []
         orders, desk.orders = desk.orders, []
-        admit: list[Admit] = self._preparing.admissions.orders(desk.refs, self._parties.name)
-        return [*orders, *admit, *self._counts.orders(desk.refs, self._parties.name), *self._appends.orders(desk.refs)]
+        admissions, party = self._preparing.admissions, self._parties.name
+        counts = self._counts.orders(desk.refs, party, admissions.asking)  # first: who asks next tells all that it has
+        return [*orders, *counts, *admissions.orders(desk.refs, party), *self._appends.orders(desk.refs)]
 
     def outgoing(self) -> Outgoing:
         """What workers are to be told, that follows from no request."""

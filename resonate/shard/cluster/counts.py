@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 
 from resonate.shard.cluster.store import Admit, Count
 from resonate.shard.cluster.waiting import Signal
@@ -73,16 +73,16 @@ class Counts:
         """Connections of an app, with those that are about to be."""
         return self._connections(app)[0] + self._connecting[app]
 
-    def orders(self, refs: Iterator[int], party: str) -> list[Count]:
-        """What is to be told now."""
+    def orders(self, refs: Iterator[int], party: str, asking: Set[str] = frozenset()) -> list[Count]:
+        """What is to be told now; not of apps for which places are being `asked`: it could take those back."""
         found = []
-        for app, channels in self._changed.items():
+        for app in [app for app in self._changed if app not in asking]:
+            channels = self._changed.pop(app)
             ref = next(refs)
             attached = self._connections(app)[1] + self._attaching[app]
             numbers = {name: self._subscriptions(app, name) + self._coming[app, name] for name in channels}
             found.append(Count(ref, party, app, self.connected(app), attached, numbers))
             self._telling[ref] = self._next.pop(app, Signal())
-        self._changed.clear()
         return found
 
     def answered(self, ref: int) -> bool:
@@ -111,12 +111,16 @@ class Admissions:
         self._wanted.setdefault(app, deque()).append((signal, limit))
         return signal
 
+    @property
+    def asking(self) -> Set[str]:
+        """Apps for which a question is under way."""
+        return {app for app, _ in self._asking.values()}
+
     def orders(self, refs: Iterator[int], party: str) -> list[Admit]:
         """What is to be asked now: one question for each app at a time."""
-        asked = {app for app, _ in self._asking.values()}
-        found = []
+        asking, found = self.asking, []
         for app, wanted in self._wanted.items():
-            if wanted and app not in asked:
+            if wanted and app not in asking:
                 ref = next(refs)
                 self._asking[ref] = (app, len(wanted))
                 found.append(Admit(ref, party, app, self._held(app), len(wanted), wanted[-1][1]))

@@ -45,6 +45,16 @@ def test_who_has_come_changes_nothing_and_who_has_not_does() -> None:
     assert counted.orders(refs, "p") == [Count(2, "p", "app", 2, 1, {"a": 1})]
 
 
+def test_nothing_is_told_that_could_take_back_places_that_are_being_asked_for() -> None:
+    counted, refs = counts(), itertools.count(1)
+    told = counted.subscribing("app", "a")
+    counted.changed("other")
+    assert [order.app for order in counted.orders(refs, "p", {"app"})] == ["other"]
+    assert [order.app for order in counted.orders(refs, "p")] == ["app"]
+    counted.answered(2)
+    assert told.fired
+
+
 def test_one_question_for_each_app_at_a_time() -> None:
     admissions, refs = Admissions({"app": 3, "other": 0}.__getitem__), itertools.count(1)
     first = admissions.ask("app", 10)
