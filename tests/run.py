@@ -42,9 +42,10 @@ class Part(NamedTuple):
     env: dict[str, str]
 
 
-#: And not on that of hosts behind a balancer: those that start `resonate start` and say no more.
+#: And not on that of hosts behind a balancer.
 BALANCED: Final = (
-    "tests/clients",
+    "tests/clients/test_node.py",
+    "tests/clients/test_python_library.py",
     "tests/system/test_smoke.py",
     "tests/system/test_http.py",
     "tests/system/test_limits.py",
@@ -58,10 +59,10 @@ def suites(workers: int, shards: int) -> Part:
     return Part(f"suites, workers: {workers}, shards: {shards}", SUITES, env)
 
 
-def balanced(hosts: int) -> Part:
-    """Those with so many hosts, each of them with two workers."""
-    env = {"TEST_HOSTS": str(hosts), "TEST_WORKERS": "2"}
-    return Part(f"suites, hosts: {hosts}", BALANCED, env)
+def balanced(hosts: int, workers: int) -> Part:
+    """Those with so many hosts, and so many workers on each."""
+    env = {"TEST_HOSTS": str(hosts), "TEST_WORKERS": str(workers)}
+    return Part(f"suites, hosts: {hosts}, workers: {workers}", BALANCED, env)
 
 
 SYSTEM: Final = ("tests/system", "tests/clients", "tests/browser")
@@ -71,11 +72,11 @@ PARTS: Final = (
     Part("cores and processes", ["tests", *(f"--ignore={folder}" for folder in SYSTEM)], {}),
     Part("clients and browsers", ["tests/clients", "tests/browser"], {}),
     suites(4, 2),
-    balanced(2),
+    balanced(2, 1),
 )
 MATRIX: Final = (
     *(suites(workers, shards) for workers in (1, 2, 4) for shards in (1, 2)),
-    *(balanced(hosts) for hosts in (2, 3)),
+    *(balanced(hosts, workers) for hosts in (2, 3) for workers in (1, 2)),
 )
 
 
