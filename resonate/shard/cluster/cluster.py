@@ -278,10 +278,10 @@ class Cluster:
     def _hold(self, now: float) -> None:
         """Follow the logs of all that workers hold."""
         for app in self.shard.apps():
-            self._desk.order(*self._following.want(app, "", False)[1])
+            self._desk.order(*self._following.want(app, "", False, now)[1])
             self._counts.changed(app)
         for app, channel in self.shard.holdings():
-            self._desk.order(*self._following.want(app, channel, self.shard.has_members(app, channel))[1])
+            self._desk.order(*self._following.want(app, channel, self.shard.has_members(app, channel), now)[1])
             self._counts.changed(app, channel)
 
     def _joined(self) -> None:

@@ -39,21 +39,23 @@ class Step(NamedTuple):
 
 
 class Feed:
-    """`position` is that of the last entry that has been applied, None while there is none to go on from.
-
-    `guessed`: it is where the log most likely was when somebody began to listen, while the store was away.
-    """
+    """`position` is that of the last entry that has been applied, None while there is none to go on from."""
 
     __slots__ = ("_buffer", "_first", "_guessed", "_overflown", "log", "position", "state")
 
-    def __init__(self, log: str, position: int | None = None, guessed: bool = False) -> None:
+    def __init__(self, log: str, position: int | None = None) -> None:
         self.log = log
         self.position = position
-        self._guessed = guessed
+        self._guessed = False
         self.state = State.ABSENT
         self._buffer: list[Numbered] = []
         self._overflown = False
         self._first = True  # whether the next page is the first of a reading
+
+    def guess(self, position: int | None) -> None:
+        """There most likely it was when somebody began to listen, for who has no position."""
+        if self.position is None and position is not None:
+            self.position, self._guessed = position, True
 
     def begin(self) -> None:
         """It is to be followed."""

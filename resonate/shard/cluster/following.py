@@ -38,15 +38,17 @@ class Log:
         "live",
         "presence",
         "reaching",
+        "wanted_at",
     )
 
-    def __init__(self, app: str, channel: str, presence: bool, position: int | None, guessed: bool = False) -> None:
+    def __init__(self, app: str, channel: str, presence: bool, position: int | None) -> None:
         self.app = app
         self.channel = channel
         self.presence = presence
-        self.feed = Feed(log_name(app, channel), position, guessed)
+        self.feed = Feed(log_name(app, channel), position)
         self.claims: Counter[str] = Counter()
         self.coming = 0
+        self.wanted_at: int | None = None  # where it most likely was when somebody began to listen
         self.live = Signal()
         self.reaching: list[tuple[int, Signal]] = []
         self.indexed = False  # whether the store knows that this party has members in it
@@ -88,16 +90,17 @@ class Following:
         self._latest = 0  # the last position that has been seen in any log, and when
         self._latest_at = 0.0
 
-    def want(self, app: str, channel: str, presence: bool, away_at: float | None = None) -> tuple[Log, list[Order]]:
+    def want(self, app: str, channel: str, presence: bool, now: float, away: bool = False) -> tuple[Log, list[Order]]:
         """The log of a channel, and what to order if it is followed only now.
 
-        `away_at`: it is that late, and the store is away. What is published from now on is to be read once it is back.
+        While the store is `away` nobody can follow it: what is published from now on is to be read once it is back.
         """
         log = self.logs.get(log_name(app, channel))
         if log is None:
-            position = self._position_at(away_at) if away_at is not None else None
-            log = Log(app, channel, presence, position, guessed=True)
-            self.logs[log.name] = log
+            log = self.logs[log_name(app, channel)] = Log(app, channel, presence, None)
+            log.wanted_at = self._position_at(now)
+            if away:
+                log.feed.guess(log.wanted_at)
         log.presence |= presence
         log.idle_since = None
         return log, self.begin(log) if log.feed.state is State.ABSENT else []
@@ -124,6 +127,7 @@ class Following:
         """The store is away. Whom only this host had is here if a worker has him."""
         for log in self.logs.values():
             log.feed.lost()
+            log.feed.guess(log.wanted_at)
             log.reaching.clear()
             log.leaving.clear()
             if log.live.fired:

@@ -162,8 +162,7 @@ class Preparing:
                 self._join(log, Member(key, {"user_id": user.id, "user_info": user.info}), "", now)
 
     def _want(self, app: str, channel: str, presence: bool, now: float) -> Log:
-        away_at = now if self._desk.store is Store.AWAY else None
-        log, orders = self._following.want(app, channel, presence, away_at)
+        log, orders = self._following.want(app, channel, presence, now, self._desk.store is Store.AWAY)
         self._desk.order(*orders)
         return log
 

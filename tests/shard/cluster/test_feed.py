@@ -109,10 +109,12 @@ def test_a_store_that_has_lost_its_data_is_read_from_the_beginning() -> None:
 def test_where_it_was_may_be_guessed() -> None:
     log = Log()
     log.add(5)
-    feed = Feed("app/a", position=8, guessed=True)
+    feed = Feed("app/a")
+    feed.guess(8)
     assert read(feed, log) == []
     assert feed.position == 5  # not behind it: who waits for entry 6 must wait
-    later = Feed("app/a", position=5, guessed=True)
+    later = Feed("app/a")
+    later.guess(5)
     log.add(9)
     assert read(later, log) == [(9, b"9")]
 
