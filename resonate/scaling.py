@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 from resonate.errors import ConfigurationError
 
 #: What `scaling.outage_publish` and `scaling.outage_health` may say, and what kinds of envelope there are.
-PUBLISHES: Final = ("accept", "refuse")
-HEALTHS: Final = ("up", "down")
+PUBLISHES: Final = (200, 202, 503)
+HEALTHS: Final = (200, 503)
 ENVELOPES: Final = (None, "resonate")
 #: Of the prefix of all keys in Redis, in characters: it stands in each of them.
 LONGEST_PREFIX: Final = 200
@@ -125,8 +125,8 @@ class Scaling:
     log_seconds: int = 300
     queue_bytes: int = 16 * 1024 * 1024
     queue_seconds: int = 60
-    outage_publish: str = "accept"
-    outage_health: str = "up"
+    outage_publish: int = 200
+    outage_health: int = 200
     secret: str | None = field(default=None, repr=False)
     envelope: str | None = None
 
@@ -177,9 +177,9 @@ def _within(key: str, value: float, least: float, most: float) -> None:
         raise ConfigurationError(key, f"must be from {least} to {most}", value=value)
 
 
-def _one_of(key: str, value: str | None, words: Sequence[str | None]) -> None:
+def _one_of(key: str, value: str | int | None, words: Sequence[str | int | None]) -> None:
     if value not in words:
-        expected = " or ".join("none" if word is None else word for word in words)
+        expected = " or ".join("none" if word is None else str(word) for word in words)
         raise ConfigurationError(key, f"must be {expected}", value=value)
 
 

@@ -27,20 +27,20 @@ def health(now: Health, scaling: Scaling) -> Response:
     reason = now.reason
     if not scaling.enabled:
         return json_response({"health": reason}, 503) if reason else _HEALTHY
-    if now.degraded and scaling.outage_health == "down":
+    if now.degraded and scaling.outage_health != 200:
         reason = reason or _ALONE
     standing = "degraded" if now.degraded else "ok"
     return json_response({"health": reason or "OK", "scaling": standing}, 503 if reason else 200)
 
 
 def writing(endpoint: Endpoint, now: Health, scaling: Scaling) -> Endpoint:
-    """An endpoint that publishes, or closes connections: what it answers is 202 where only this host has heard of it
-    yet; or 503 where that is not wanted, before anything is done.
+    """An endpoint that publishes, or closes connections: where only this host has heard of it yet it answers as is
+    configured, with 503 before anything is done.
     """
     before = now.degraded
-    if before and scaling.outage_publish == "refuse":
+    if before and scaling.outage_publish == _REFUSED.status:
         return _REFUSED
     response = yield from endpoint
     if response.status == 200 and (before or now.degraded):  # it may have begun, or ended, meanwhile
-        return response._replace(status=202)
+        return response._replace(status=200 if scaling.outage_publish == 200 else 202)
     return response

@@ -49,7 +49,7 @@ def counted(port: int) -> bool:
 def test_who_may_not_be_alone_refuses_and_says_so(tmp_path: Path, start: Callable[..., Server]) -> None:
     """One worker, whose shard is a process, and two shards: both have to be there again."""
     with RedisServer(tmp_path / "redis") as redis:
-        outage = {"outage_publish": "refuse", "outage_health": "down"}
+        outage = {"outage_publish": 503, "outage_health": 503}
         scaling = {"enabled": True, "patience": 0.5, "server": {"port": redis.port}, **outage}
         port = free_port()
         server = start(
@@ -79,7 +79,8 @@ def test_who_may_not_be_alone_refuses_and_says_so(tmp_path: Path, start: Callabl
 
 def test_an_accepted_event_is_202_and_all_hosts_count_together(tmp_path: Path, start: Callable[..., Server]) -> None:
     with RedisServer(tmp_path / "redis") as redis:
-        scaling = {"enabled": True, "patience": 0.5, "secret": "0123456789abcdef", "server": {"port": redis.port}}
+        terms = {"patience": 0.5, "secret": "0123456789abcdef", "outage_publish": 202}
+        scaling = {"enabled": True, "server": {"port": redis.port}, **terms}
         ports = [free_port(), free_port()]
         words = ["resonate", "start", "--host", "127.0.0.1", "--port", "{port}"]
         one, two = (start(command=words, server={"scaling": scaling, "metrics_port": port}) for port in ports)

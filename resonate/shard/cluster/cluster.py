@@ -70,7 +70,7 @@ class Cluster:
         self._desk = Desk()
         self._parties = Parties(terms.host, terms.index, terms.process, terms.lease_s)
         self._appends = Appends(terms.queue_bytes, terms.queue_s)
-        self._following = Following(self.shard, self._seal, self._parties.counts)
+        self._following = Following(self.shard, self._seal, self._parties.counts, terms.wall_ms)
         self._counts = Counts(self.shard.connections, self.shard.interested)
         self._preparing = Preparing(
             self._desk,

@@ -52,9 +52,9 @@ class Feed:
         self._overflown = False
         self._first = True  # whether the next page is the first of a reading
 
-    def guess(self, position: int | None) -> None:
+    def guess(self, position: int) -> None:
         """There most likely it was when somebody began to listen, for who has no position."""
-        if self.position is None and position is not None:
+        if self.position is None:
             self.position, self._guessed = position, True
 
     def begin(self) -> None:

@@ -48,7 +48,7 @@ class Log:
         self.feed = Feed(log_name(app, channel), position)
         self.claims: Counter[str] = Counter()
         self.coming = 0
-        self.wanted_at: int | None = None  # where it most likely was when somebody began to listen
+        self.wanted_at = 0  # where it most likely was when somebody began to listen
         self.live = Signal()
         self.reaching: list[tuple[int, Signal]] = []
         self.indexed = False  # whether the store knows that this party has members in it
@@ -73,10 +73,14 @@ class Log:
 
 
 class Following:
-    """`counts` says whether what a party has counts on this host. What is found out gathers in `outgoing`."""
+    """`counts` says whether what a party has counts on this host. What is found out gathers in `outgoing`.
 
-    def __init__(self, shard: SharedShard, seal: Seal, counts: Callable[[str], bool]) -> None:
+    `wall_ms` is what must be added to the clock of all times for the time of day, in milliseconds.
+    """
+
+    def __init__(self, shard: SharedShard, seal: Seal, counts: Callable[[str], bool], wall_ms: int) -> None:
         self._shard = shard
+        self._wall_ms = wall_ms
         self._seal = seal
         self._counts = counts
         self.logs: dict[str, Log] = {}
@@ -105,9 +109,11 @@ class Following:
         log.idle_since = None
         return log, self.begin(log) if log.feed.state is State.ABSENT else []
 
-    def _position_at(self, now: float) -> int | None:
-        """Where the store's logs most likely are by now; None where none has been seen."""
-        return self._latest + int((now - self._latest_at) * 1000) * PER_MS if self._latest else None
+    def _position_at(self, now: float) -> int:
+        """Where the store's logs most likely are by now: its clock goes as ours, and shows the same while unseen."""
+        if not self._latest:
+            return (int(now * 1000) + self._wall_ms) * PER_MS
+        return self._latest + int((now - self._latest_at) * 1000) * PER_MS
 
     def seen(self, position: int, now: float) -> None:
         """The store's logs have come so far."""
