@@ -1,9 +1,10 @@
 # make run     start the server with generated credentials
 # make test    install what tests need, and run all of them
-# make matrix  the suites of clients and REST against 1, 2 and 4 workers, with 1 and 2 shards
+# make matrix  the suites of clients and REST against 1, 2 and 4 workers, with 1 and 2 shards, and on 2 and 3 hosts
 # make reload  20 reloads under load: what no client may notice is counted
 # make balance a worker is killed under load, and connections move until all have the same: nobody may notice
 # make storm   5 minutes of deaths: workers and shards are killed under presence and numbered streams
+# make hosts   two hosts under load, and what can break between them breaks: what clients notice is counted
 # make model   the model of bus and deaths, with many more examples than in make test
 # make check   ruff, mypy --strict, import-linter
 # make bench   the figures of docs/performance.md, measured here
@@ -15,7 +16,7 @@ BIN    := $(VENV)/bin
 # Packages of the index are addressed by name only; `make PIP_FLAGS=...` adds options such as a mirror.
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 
-.PHONY: run test matrix reload balance storm model check bench soak test-deps clean
+.PHONY: run test matrix reload balance storm hosts model check bench soak test-deps clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python -m resonate.supervisor.demo
@@ -34,6 +35,9 @@ balance: $(VENV)/.tested
 
 storm: $(VENV)/.tested
 	$(BIN)/python tests/bench/storm.py --minutes 5 $(STORM_FLAGS)
+
+hosts: $(VENV)/.tested
+	$(BIN)/python tests/bench/hosts.py $(HOSTS_FLAGS)
 
 model: $(VENV)/.tested
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest --quiet tests/shard/test_succession.py

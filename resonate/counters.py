@@ -30,6 +30,7 @@ COUNTERS: Final = (
     "requests",
     "frames_in",
     "frames_out",
+    "scaling",
     # of both
     "undecodable",
 )

@@ -46,9 +46,11 @@ from resonate.messages import (
     Present,
     Publication,
     Publish,
+    Reached,
     Refresh,
     Request,
     Stamped,
+    Standing,
     Subscribe,
     Subscribed,
     Superseded,
@@ -78,14 +80,14 @@ _KINDS: Final[tuple[tuple[Any, tuple[tuple[type, ...], ...]], ...]] = (
     (Unsubscribe, (_STR, _STR, _MAYBE_STR)),
     (Publish, (_INT, _STR, _STR, _INT, _MAYBE_STR, _INT, _BOOL)),
     (Describe, (_INT, _STR, _STR)),
-    (ListChannels, (_INT, _STR, _STR, _BOOL)),
+    (ListChannels, (_INT, _STR, _STR, _BOOL, _BOOL)),
     (ListUsers, (_INT, _STR, _STR)),
     (CountConnections, (_INT, _STR)),
     (Terminate, (_INT, _STR, _STR)),
     (Inspect, (_INT, _STR)),
     (Connected, (_STR, _STR, _BOOL)),
-    (Subscribed, (_STR, _STR, _STR, _INT, _MAYBE_LIST, _INT)),
-    (Publication, (_STR, _STR, _INT, _MAYBE_STR, _INT)),
+    (Subscribed, (_STR, _STR, _STR, _INT, _MAYBE_LIST, _INT, _INT)),
+    (Publication, (_STR, _STR, _INT, _MAYBE_STR, _INT, _INT)),
     (MemberAdded, (_STR, _STR, _DICT, _STR)),
     (MemberRemoved, (_STR, _STR, _ID)),
     (Present, (_STR, _STR, _LIST)),
@@ -95,6 +97,8 @@ _KINDS: Final[tuple[tuple[Any, tuple[tuple[type, ...], ...]], ...]] = (
     (HandedOver, (_INT, _INT, _BOOL, _LIST)),
     (Inherit, (_STR, _INT, _INT, _LIST, _LIST, _LIST, _BOOL)),
     (Superseded, (_STR, _STR)),
+    (Standing, (_INT, _STR)),
+    (Reached, (_STR, _STR, _INT)),
 )
 _NUMBERS: Final = {kind: number for number, (kind, _) in enumerate(_KINDS)}
 _SHAPES: Final = tuple(frozenset(product(*fields)) for _, fields in _KINDS)
@@ -133,9 +137,9 @@ def _hello_head(frame: Hello, payloads: list[bytes]) -> tuple[Any, ...]:
     requests = [_pack(request, payloads) for request in declared.requests]
     cached = [(app, channel, _put(payload, payloads), *rest) for app, channel, payload, *rest in declared.cached]
     channels = list(map(tuple, declared.channels))
-    seen, first, _, stable, inherited, bequests = declared[3:]
+    seen, first, _, stable, inherited, bequests, at = declared[3:]
     packed = [(*bequest[:2], _pack(bequest[2], payloads)) for bequest in bequests]
-    return (_HELLO, worker, declared.apps, channels, cached, seen, first, requests, stable, inherited, packed)
+    return (_HELLO, worker, declared.apps, channels, cached, seen, first, requests, stable, inherited, packed, at)
 
 
 _HEADS: Final[dict[type, Callable[[Any, list[bytes]], tuple[Any, ...]]]] = {
@@ -159,9 +163,9 @@ def _pack_publish(message: Publish, payloads: list[bytes]) -> Sequence[Any]:
 
 
 def _pack_publication(message: Publication, payloads: list[bytes]) -> Sequence[Any]:
-    app, channel, payload, except_, keep_s = message
+    app, channel, payload, except_, keep_s, position = message
     payloads.append(payload)
-    return (_PUBLICATION, app, channel, len(payload), except_, keep_s)
+    return (_PUBLICATION, app, channel, len(payload), except_, keep_s, position)
 
 
 def _pack_subscribe(message: Subscribe, payloads: list[bytes]) -> Sequence[Any]:
@@ -170,8 +174,8 @@ def _pack_subscribe(message: Subscribe, payloads: list[bytes]) -> Sequence[Any]:
 
 
 def _pack_subscribed(message: Subscribed, payloads: list[bytes]) -> Sequence[Any]:
-    *rest, members, cached = message
-    return (_NUMBERS[Subscribed], *rest, members, _put(cached, payloads))
+    *rest, members, cached, position = message
+    return (_NUMBERS[Subscribed], *rest, members, _put(cached, payloads), position)
 
 
 def _pack_hand_over(message: HandOver, payloads: list[bytes]) -> Sequence[Any]:
@@ -413,8 +417,8 @@ def _read_beat(head: Row, reader: _Reader) -> Beat:
 
 
 def _read_hello(head: Row, reader: _Reader) -> Hello:
-    types = (int, str, list, list, list, list, int, list, int, list, list)
-    _, worker, apps, channels, cached, seen, first, requests, stable, inherited, bequests = _typed(head, types)
+    types = (int, str, list, list, list, list, int, list, int, list, list, list)
+    _, worker, apps, channels, cached, seen, first, requests, stable, inherited, bequests, at = _typed(head, types)
     made = _requests(requests, reader)
     kept = [(*_typed(row[:2], (str, str)), reader.take(row[2]) or b"", *_typed(row[3:], (int, int))) for row in cached]
     return Hello(
@@ -429,6 +433,7 @@ def _read_hello(head: Row, reader: _Reader) -> Hello:
             stable,
             tuple([_typed(row, (str, int)) for row in inherited]),
             tuple([_bequest(row, reader) for row in bequests]),
+            tuple([_typed(row, (str, str, int)) for row in at]),
         ),
     )
 
@@ -449,8 +454,8 @@ def _users_of(rows: Row) -> list[tuple[str, str, list[Any]]]:
 
 
 def _holding(row: Row) -> ChannelHolding:
-    app, channel, subscriptions, members = _typed(row, (str, str, int, list))
-    return ChannelHolding(app, channel, subscriptions, [_held_member(item) for item in members])
+    app, channel, subscriptions, members, position = _typed(row, (str, str, int, list, int))
+    return ChannelHolding(app, channel, subscriptions, [_held_member(item) for item in members], position)
 
 
 def _held_member(row: Row) -> tuple[str, dict[str, Any], int]:

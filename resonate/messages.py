@@ -27,12 +27,16 @@ class Member(NamedTuple):
 
 
 class ChannelHolding(NamedTuple):
-    """What somebody holds of one channel: subscriptions, and members as (user, data, connections)."""
+    """What somebody holds of one channel: subscriptions, and members as (user, data, connections).
+
+    Who inherits it is told with `position` how far the channel's log has come; 0 where there are no other hosts.
+    """
 
     app: str
     channel: str
     subscriptions: int
     members: list[tuple[str, dict[str, Any], int]]
+    position: int = 0
 
 
 # --- worker to shard -------------------------------------------------------------------------------------------------
@@ -117,13 +121,14 @@ class Describe(NamedTuple):
 class ListChannels(NamedTuple):
     """Answered by a dict of the occupied channels' names to `ChannelInfo`; by each shard, of those that it has.
 
-    `cached`: whether the payloads kept for late subscribers are wanted too.
+    `cached`: whether the payloads kept for late subscribers are wanted too; `users`: whether the numbers of users are.
     """
 
     ref: int
     app: str
     prefix: str
     cached: bool
+    users: bool = True
 
 
 class ListUsers(NamedTuple):
@@ -200,7 +205,7 @@ class Subscribed(NamedTuple):
     """The answer to `Subscribe` and `Refresh`.
 
     `members` are the users of a presence channel as (id, user_info), in order of their joining; None on other kinds.
-    `cached` is the payload of the last event that was kept for the channel.
+    `cached` is the payload of the last event that was kept for the channel; `position` as in `ChannelHolding`.
     """
 
     app: str
@@ -209,16 +214,21 @@ class Subscribed(NamedTuple):
     ref: int
     members: list[tuple[Any, Any]] | None
     cached: bytes | None
+    position: int = 0
 
 
 class Publication(NamedTuple):
-    """An event at its place in the channel's order; for every subscriber but `except_`. `keep_s` as in `Publish`."""
+    """An event at its place in the channel's order; for every subscriber but `except_`. `keep_s` as in `Publish`.
+
+    `position` is its place in the log that all hosts share, 0 where it has none.
+    """
 
     app: str
     channel: str
     payload: bytes
     except_: str | None
     keep_s: int
+    position: int = 0
 
 
 class Superseded(NamedTuple):
@@ -258,6 +268,21 @@ class Expel(NamedTuple):
 
     app: str
     user: str
+
+
+class Reached(NamedTuple):
+    """The log of a channel has come to this position, with nothing that this worker has not heard."""
+
+    app: str
+    channel: str
+    position: int
+
+
+class Standing(NamedTuple):
+    """How a shard stands with the other hosts: why it cannot reach them, empty where it can."""
+
+    shard: int
+    trouble: str
 
 
 class Answer(NamedTuple):
@@ -308,6 +333,8 @@ Event = (
     | HandedOver
     | Inherit
     | Superseded
+    | Standing
+    | Reached
     | Answer
 )
 
@@ -331,6 +358,7 @@ class Declaration(NamedTuple):
     again, or has never sent, numbered from `first` on: what it holds is what it held before them. Up to the place
     `stable` every worker has dealt with everything. `inherited` are the (origin, seq) of what others have handed over
     to it, which is part of what it holds; of `bequests` the same, with what it is, and it is not part of that yet.
+    `positions` are how far in the logs of channels it has heard, as (app, channel, position), if there are other hosts.
     """
 
     apps: list[tuple[str, int, int]]
@@ -342,6 +370,7 @@ class Declaration(NamedTuple):
     stable: int = 0
     inherited: tuple[tuple[str, int], ...] = ()
     bequests: tuple[tuple[str, int, Inherit], ...] = ()
+    positions: tuple[tuple[str, str, int], ...] = ()
 
 
 class Stamped(NamedTuple):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from resonate.errors import ConfigurationError
+from resonate.scaling import Scaling, known
 
 CLIENT_EVENT_POLICIES: Final = ("all", "members", "none")
 #: Processes of one host. Each worker speaks with each shard.
@@ -132,11 +132,7 @@ class Server:
     max_request_size: int = 10_000
     auth_timestamp_grace: int = 600
     drain_timeout: int = 30
-    redis_url: str | None = field(default=None, repr=False)
-    redis_host: str = "127.0.0.1"
-    redis_port: int = 6379
-    redis_username: str | None = None
-    redis_password: str | None = field(default=None, repr=False)
+    scaling: Scaling = field(default_factory=Scaling)
     restart_store: str | None = None
     restart_database: int = 1
     restart_app_name: str = "laravel"
@@ -182,7 +178,14 @@ class Server:
         )
         _at_least(0, restart_database=self.restart_database)
         if self.watches_restarts:
-            self._check_redis()
+            self.scaling.redis.check()
+            if self.scaling.redis.hidden:
+                raise ConfigurationError(
+                    "restart.store",
+                    "is not looked for behind a URL of sentinels: name those in scaling.server.sentinels, and where "
+                    "Laravel finds its Redis in scaling.server.host",
+                    value=self.restart_store,
+                )
         _at_least(4096, max_send_buffer=self.max_send_buffer)
         for key, most in (("workers", MAX_WORKERS), ("bus_shards", MAX_SHARDS)):
             if getattr(self, key) > most:
@@ -192,19 +195,6 @@ class Server:
     def watches_restarts(self) -> bool:
         """Whether Laravel's cache is in a Redis, where `php artisan reverb:restart` leaves its word."""
         return self.restart_store == "redis"
-
-    def _check_redis(self) -> None:
-        """Only where it is used: these variables are often there for others."""
-        if not 0 < self.redis_port <= 65535:
-            raise ConfigurationError("redis_port", "must be from 1 to 65535", value=self.redis_port)
-        if self.redis_url is None:
-            return
-        if not re.match(r"(redis|rediss|tcp|tls|unix)://.", self.redis_url):
-            raise ConfigurationError("redis_url", "must begin with redis://, rediss://, tcp://, tls:// or unix://")
-        try:
-            _ = urlsplit(self.redis_url).port
-        except ValueError:
-            raise ConfigurationError("redis_url", "must be a URL; escape what is special in a password") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,20 +223,17 @@ class Settings:
     @classmethod
     def restored(cls, plain: Mapping[str, Any]) -> Settings:
         """From `plain`, perhaps of another version: what this one does not know is left out."""
-        server = _known(Server, plain["server"])
+        server = known(Server, plain["server"])
         if server.get("tls") is not None:
-            server["tls"] = Tls(**_known(Tls, server["tls"]))
+            server["tls"] = Tls(**known(Tls, server["tls"]))
+        if "scaling" in server:
+            server["scaling"] = Scaling.restored(server["scaling"])
         return cls(server=Server(**server), apps=tuple(map(_app, plain["apps"])), notices=tuple(plain["notices"]))
 
 
 def _app(plain: Mapping[str, Any]) -> App:
-    values = _known(App, plain)
-    values["options"] = AppOptions(**_known(AppOptions, values["options"]))
-    values["rate_limiting"] = RateLimiting(**_known(RateLimiting, values["rate_limiting"]))
+    values = known(App, plain)
+    values["options"] = AppOptions(**known(AppOptions, values["options"]))
+    values["rate_limiting"] = RateLimiting(**known(RateLimiting, values["rate_limiting"]))
     values["allowed_origins"] = tuple(values["allowed_origins"])
     return App(**values)
-
-
-def _known(kind: Any, plain: Mapping[str, Any]) -> dict[str, Any]:
-    names = {each.name for each in fields(kind)}
-    return {name: value for name, value in plain.items() if name in names}

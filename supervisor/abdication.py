@@ -136,6 +136,7 @@ class Abdication:
             "listeners": app.listeners.plain(),
             "server": {name: getattr(app.settings.server, name) for name in (*SHARED, *ADDRESS, *METRICS_ADDRESS)}
             | {"bus_shards": app.shared.shards},
+            "scaling": app.shared.scaling.plain(),
             "generation": roster.next_generation,
             "restarts": [(role.value, count) for role, count in roster.restarts.items()],
             "workers": list(workers.items()),

@@ -22,6 +22,7 @@ from resonate.supervisor.wire import Wire
 
 from resonate.bus.directory import RunDirectory
 from resonate.errors import ConfigurationError
+from resonate.scaling import Scaling
 from resonate.server.service import Shared
 from resonate.version import PROTOCOL, VERSION
 
@@ -51,7 +52,8 @@ class Heritage:
         self.master: int = letter["master"]  # its pid
         self.wire = socket_of(letter["wire"])
         self.server: Mapping[str, Any] = letter["server"]
-        self.shared = Shared(RunDirectory(Path(letter["directory"])), metrics, self.server["bus_shards"])
+        directory, scaling = RunDirectory(Path(letter["directory"])), Scaling.restored(letter["scaling"])
+        self.shared = Shared(directory, metrics, self.server["bus_shards"], scaling)
         self.listeners = Listeners.restored(letter["listeners"])
         self.generation: int = letter["generation"]
         self.restarts = {Role(name): count for name, count in letter["restarts"]}

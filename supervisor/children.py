@@ -25,6 +25,7 @@ from resonate.supervisor.process import Role
 from resonate.supervisor.roster import Exit, Spawn
 
 from resonate.bus.directory import RunDirectory
+from resonate.scaling import Scaling
 from resonate.server.scoreboard import Row, Scoreboard
 from resonate.server.service import Shared
 from resonate.settings import Settings
@@ -158,6 +159,7 @@ class Workers:
             "directory": str(shared.directory.path),
             "metrics": metrics,
             "shards": shared.shards,
+            "scaling": shared.scaling.plain(),
         }
         others = [self._scoreboard.descriptor] if metrics is None else [self._scoreboard.descriptor, metrics]
         return errands.send(letter, descriptors + others)
@@ -167,7 +169,8 @@ def work(letter: Mapping[str, Any], application: Callable[[Settings], Applicatio
     """The life of a worker that has been executed."""
     app = application(Settings.restored(letter["settings"]))
     metrics = None if letter["metrics"] is None else socket_of(letter["metrics"])
-    app.shared = Shared(RunDirectory(Path(letter["directory"])), metrics, letter["shards"])
+    scaling = Scaling.restored(letter["scaling"])
+    app.shared = Shared(RunDirectory(Path(letter["directory"])), metrics, letter["shards"], scaling)
     log = app.cfg.logger_class(app.cfg)
     if app.debug:
         log.error_log.setLevel(logging.DEBUG)

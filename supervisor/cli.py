@@ -44,12 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"resonate {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     start = commands.add_parser("start", help="run the server in the foreground")
-    start.add_argument("--host", help="address to listen on (default 0.0.0.0), or unix:/path of a socket")
-    start.add_argument("--port", help="port to listen on (default 8080)")
-    start.add_argument("--path", help="prefix of all paths, such as /ws")
-    start.add_argument("--hostname", help="name under which clients reach the server")
-    start.add_argument("--workers", help="number of worker processes, or auto: one for each core (default 1)")
-    start.add_argument("--config", metavar="FILE", help="configuration file (default resonate.toml, if there)")
+    _add_settings(start)
     start.add_argument("--debug", action="store_true", help="log each message, secrets and presence data left out")
     start.set_defaults(run=_start)
     renewed = commands.add_parser("reload", help="new configuration and new workers; nobody is disconnected")
@@ -71,7 +66,20 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("--run-dir", metavar="DIR", help="where their run directories are (default: as configured)")
     shown.add_argument("--json", action="store_true", help="print one JSON object")
     shown.set_defaults(run=_status)
+    checked = commands.add_parser("doctor", help="check this machine and the configuration, and say what to change")
+    _add_settings(checked)
+    checked.add_argument("--json", action="store_true", help="print one JSON object")
+    checked.set_defaults(run=_doctor)
     return parser
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", help="address to listen on (default 0.0.0.0), or unix:/path of a socket")
+    command.add_argument("--port", help="port to listen on (default 8080)")
+    command.add_argument("--path", help="prefix of all paths, such as /ws")
+    command.add_argument("--hostname", help="name under which clients reach the server")
+    command.add_argument("--workers", help="number of worker processes, or auto: one for each core (default 1)")
+    command.add_argument("--config", metavar="FILE", help="configuration file (default resonate.toml, if there)")
 
 
 def _seconds(text: str) -> float:
@@ -81,11 +89,14 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _start(options: argparse.Namespace) -> None:
+def _settings(options: argparse.Namespace) -> Settings:
     given = {name: getattr(options, name) for name in ("host", "port", "path", "hostname", "workers")}
+    return config.load(given, options.config)
 
+
+def _start(options: argparse.Namespace) -> None:
     def load() -> Settings:
-        settings = config.load(given, options.config)
+        settings = _settings(options)
         if settings.server.tls is not None:
             tls.context_of(settings.server.tls)
         return settings
@@ -130,6 +141,15 @@ def _status(options: argparse.Namespace) -> None:
         status.say(f"no server runs here{f' ({parent})' if parent else ''}; start one with: resonate start")
         sys.exit(1)
     print(status.show(masters, options.json))
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from resonate.supervisor.doctor import examination, report
+    from resonate.supervisor.doctor.case import Machine  # the others need not load what it looks at
+
+    found = list(examination.examine(lambda: _settings(options), Machine.here()))
+    print(report.as_json(found) if options.json else report.as_text(found))
+    sys.exit(report.status(found))
 
 
 def _configured_run_dir() -> str | None:

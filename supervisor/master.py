@@ -67,7 +67,7 @@ class Master:
             app = accession.furnish(app, self.log)
         self.app, self.settings, self.cfg = app, app.settings, app.cfg
         server = app.settings.server
-        self.roster = Roster(server.workers, server.bus_shards, limits(app))
+        self.roster = Roster(server.workers, server.bus_shards, limits(app), sharded=server.scaling.enabled)
         if accession is not None:
             accession.join(self.roster, server.health_timeout)
         self.scoreboard = Scoreboard(ROWS)
@@ -310,9 +310,9 @@ class Master:
         self.roster.spawned(action, pid, time.monotonic())
 
     def _spawn_shard(self, index: int) -> int:
-        server = self.reloading.app.settings.server
+        server, scaling = self.reloading.app.settings.server, self.app.shared.scaling
         # One that is there already is an old master's: it serves until this one can.
-        pid = spawn(self.directory, index, server.worker_timeout, server.log_format, replace=True)
+        pid = spawn(self.directory, index, server.worker_timeout, server.log_format, scaling, replace=True)
         self.log.info("Booting shard %d with pid: %d", index, pid)
         return pid
 

@@ -39,7 +39,12 @@ class Premises:
         present = self.server
         for name in _changed(present, settings.server, fixed):
             log.warning("%s stays %s until the server is started again", name, getattr(present, name))
-        server = dataclasses.replace(settings.server, **{name: getattr(present, name) for name in fixed})
+        scaling = self.shared.scaling.kept(settings.server.scaling)
+        if scaling != settings.server.scaling:
+            log.warning("scaling stays as it is until the server is started again")
+        server = dataclasses.replace(
+            settings.server, **{name: getattr(present, name) for name in fixed}, scaling=scaling
+        )
         shared, listeners = self.shared, self.listeners
         if _changed(present, server, ADDRESS):
             ours = same_port(server.host, server.port, present.host, present.port)

@@ -216,9 +216,10 @@ class Reloading:
             self._resharding = seen, again
 
     def _shards_due(self) -> int:
-        """A worker that is alone needs none beside it."""
-        shards = self.app.settings.server.bus_shards
-        return 0 if shards == 1 and self._roster.workers == 1 else shards
+        """A worker that is alone needs none beside it, unless there are other hosts."""
+        server = self.app.settings.server
+        alone = server.bus_shards == 1 and self._roster.workers == 1 and not server.scaling.enabled
+        return 0 if alone else server.bus_shards
 
     def _follow_resharding(self, seen: _Seen, resharding: Resharding, now: float) -> None:
         if resharding.over(now):

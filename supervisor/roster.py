@@ -104,20 +104,20 @@ class Neighbour:
 
 
 class Roster:
-    """`workers` and `shards` are how many are wanted. One worker has its shard inside; see `sharded`.
+    """`workers` and `shards` are how many are wanted. One worker has its shard inside, unless `sharded`.
 
     `reload` is the one that is under way, or the last one; None before the first. `neighbour` is None but during a
     succession.
     """
 
-    def __init__(self, workers: int, shards: int, limits: Limits) -> None:
+    def __init__(self, workers: int, shards: int, limits: Limits, *, sharded: bool = False) -> None:
         self.shards = shards
         self.first = FIRST  # the number of our first generation
         self.serving = Generation(FIRST, bounded(workers), limits)
         self.processes: dict[int, Process] = {}
         self.restarts: dict[Role, int] = dict.fromkeys(Role, 0)
         #: Whether shards are processes: from two workers or shards on, also if one is an heir; and then for ever.
-        self.sharded = self.serving.workers > 1 or shards > 1
+        self.sharded = sharded or self.serving.workers > 1 or shards > 1
         self.reload: Reload | None = None
         self.neighbour: Neighbour | None = None
         self._given_way: Generation | None = None  # who would serve if there were no neighbour

@@ -1,7 +1,7 @@
 """Runs all tests: `make test`. Two parts at a time, for most of them wait rather than compute.
 
     python tests/run.py [options of pytest]
-    python tests/run.py --matrix [options of pytest]     the suites that hold for any number of workers and shards
+    python tests/run.py --matrix [options of pytest]     what holds for any number of workers, shards and hosts
 
 What a part says is printed when it has ended. Exit status 1 if any has failed.
 """
@@ -42,10 +42,26 @@ class Part(NamedTuple):
     env: dict[str, str]
 
 
+#: And not on that of hosts behind a balancer: those that start `resonate start` and say no more.
+BALANCED: Final = (
+    "tests/clients",
+    "tests/system/test_smoke.py",
+    "tests/system/test_http.py",
+    "tests/system/test_limits.py",
+    "tests/system/test_transcripts.py",
+)
+
+
 def suites(workers: int, shards: int) -> Part:
     """Them with so many."""
     env = {"TEST_WORKERS": str(workers), "TEST_SHARDS": str(shards)}
     return Part(f"suites, workers: {workers}, shards: {shards}", SUITES, env)
+
+
+def balanced(hosts: int) -> Part:
+    """Those with so many hosts, each of them with two workers."""
+    env = {"TEST_HOSTS": str(hosts), "TEST_WORKERS": "2"}
+    return Part(f"suites, hosts: {hosts}", BALANCED, env)
 
 
 SYSTEM: Final = ("tests/system", "tests/clients", "tests/browser")
@@ -55,8 +71,12 @@ PARTS: Final = (
     Part("cores and processes", ["tests", *(f"--ignore={folder}" for folder in SYSTEM)], {}),
     Part("clients and browsers", ["tests/clients", "tests/browser"], {}),
     suites(4, 2),
+    balanced(2),
 )
-MATRIX: Final = tuple(suites(workers, shards) for workers in (1, 2, 4) for shards in (1, 2))
+MATRIX: Final = (
+    *(suites(workers, shards) for workers in (1, 2, 4) for shards in (1, 2)),
+    *(balanced(hosts) for hosts in (2, 3)),
+)
 
 
 class Running:

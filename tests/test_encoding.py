@@ -47,9 +47,11 @@ from resonate.messages import (
     Present,
     Publication,
     Publish,
+    Reached,
     Refresh,
     Request,
     Stamped,
+    Standing,
     Subscribe,
     Subscribed,
     Superseded,
@@ -62,6 +64,7 @@ from resonate.pusher import events
 
 TEXT = st.text(max_size=20)
 NUMBER = st.integers(0, 2**53)
+POSITION = st.integers(0, 2**63 - 1)
 PAYLOAD = st.binary(max_size=40)
 MAYBE_PAYLOAD = st.none() | PAYLOAD
 SCALAR = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | TEXT
@@ -81,12 +84,11 @@ PAIRS = st.lists(st.tuples(USER_ID, JSON), max_size=3)
 INFO = st.builds(ChannelInfo, NUMBER, NUMBER, MAYBE_PAYLOAD)
 VALUE: st.SearchStrategy[Any] = SCALAR | st.lists(JSON, max_size=3) | INFO | st.dictionaries(TEXT, INFO, max_size=3)
 
-HOLDING = st.builds(ChannelHolding, TEXT, TEXT, NUMBER, st.lists(st.tuples(TEXT, DATA, NUMBER), max_size=2))
+HELD_MEMBERS = st.lists(st.tuples(TEXT, DATA, NUMBER), max_size=2)
+HOLDING = st.builds(ChannelHolding, TEXT, TEXT, NUMBER, HELD_MEMBERS, POSITION)
 HELD_APPS = st.lists(st.tuples(TEXT, NUMBER, NUMBER), max_size=3)
 USERS_OF = st.lists(st.tuples(TEXT, TEXT, st.lists(USER_ID, max_size=3)), max_size=2)
-INHERIT = st.builds(
-    Inherit, TEXT, NUMBER, NUMBER, HELD_APPS, st.lists(HOLDING, max_size=2), USERS_OF, st.booleans()
-)
+INHERIT = st.builds(Inherit, TEXT, NUMBER, NUMBER, HELD_APPS, st.lists(HOLDING, max_size=2), USERS_OF, st.booleans())
 
 REQUESTS: dict[type, st.SearchStrategy[Request]] = {
     Connect: st.builds(Connect, TEXT, TEXT, st.none() | NUMBER),
@@ -98,7 +100,7 @@ REQUESTS: dict[type, st.SearchStrategy[Request]] = {
     Unsubscribe: st.builds(Unsubscribe, TEXT, TEXT, st.none() | TEXT),
     Publish: st.builds(Publish, NUMBER, TEXT, TEXT, PAYLOAD, st.none() | TEXT, NUMBER, st.booleans()),
     Describe: st.builds(Describe, NUMBER, TEXT, TEXT),
-    ListChannels: st.builds(ListChannels, NUMBER, TEXT, TEXT, st.booleans()),
+    ListChannels: st.builds(ListChannels, NUMBER, TEXT, TEXT, st.booleans(), st.booleans()),
     ListUsers: st.builds(ListUsers, NUMBER, TEXT, TEXT),
     CountConnections: st.builds(CountConnections, NUMBER, TEXT),
     Terminate: st.builds(Terminate, NUMBER, TEXT, TEXT),
@@ -107,8 +109,8 @@ REQUESTS: dict[type, st.SearchStrategy[Request]] = {
 }
 EVENTS: dict[type, st.SearchStrategy[Event]] = {
     Connected: st.builds(Connected, TEXT, TEXT, st.booleans()),
-    Subscribed: st.builds(Subscribed, TEXT, TEXT, TEXT, NUMBER, st.none() | PAIRS, MAYBE_PAYLOAD),
-    Publication: st.builds(Publication, TEXT, TEXT, PAYLOAD, st.none() | TEXT, NUMBER),
+    Subscribed: st.builds(Subscribed, TEXT, TEXT, TEXT, NUMBER, st.none() | PAIRS, MAYBE_PAYLOAD, POSITION),
+    Publication: st.builds(Publication, TEXT, TEXT, PAYLOAD, st.none() | TEXT, NUMBER, POSITION),
     MemberAdded: st.builds(MemberAdded, TEXT, TEXT, DATA, TEXT),
     MemberRemoved: st.builds(MemberRemoved, TEXT, TEXT, USER_ID),
     Present: st.builds(Present, TEXT, TEXT, PAIRS),
@@ -117,6 +119,8 @@ EVENTS: dict[type, st.SearchStrategy[Event]] = {
     HandedOver: st.builds(HandedOver, NUMBER, NUMBER, st.booleans(), USERS_OF),
     Inherit: INHERIT,
     Superseded: st.builds(Superseded, TEXT, TEXT),
+    Standing: st.builds(Standing, NUMBER, TEXT),
+    Reached: st.builds(Reached, TEXT, TEXT, POSITION),
 }
 ANY_REQUESTS = st.lists(st.one_of(*REQUESTS.values()), max_size=4)
 ANY_EVENTS = st.lists(st.one_of(*EVENTS.values()), max_size=3)
@@ -131,6 +135,7 @@ DECLARATION = st.builds(
     NUMBER,
     st.lists(st.tuples(TEXT, NUMBER), max_size=2).map(tuple),
     st.lists(st.tuples(TEXT, NUMBER, INHERIT), max_size=2).map(tuple),
+    st.lists(st.tuples(TEXT, TEXT, POSITION), max_size=2).map(tuple),
 )
 FRAMES: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Hello, TEXT, DECLARATION),
@@ -171,7 +176,7 @@ SAMPLE_REQUESTS: tuple[Request, ...] = (
 SAMPLE_EVENTS: tuple[Event, ...] = (
     Connected("app", "1.1", True),
     Subscribed("app", "a", "1.1", 7, [(1, {"name": "Ann"})], b"cached"),
-    Publication("app", "a", b"\x00payload\xff", "1.1", 60),
+    Publication("app", "a", b"\x00payload\xff", "1.1", 60, 1 << 60),
     MemberAdded("app", "a", ANN, "1.1"),
     MemberRemoved("app", "a", 1),
     Present("app", "a", [("1", None)]),
@@ -180,6 +185,8 @@ SAMPLE_EVENTS: tuple[Event, ...] = (
     HandedOver(3, 1, True, [("app", "presence-ä", [1])]),
     Inherit("w-3-4", 3, 1, [("app", 2, 1)], [ChannelHolding("app", "a", 1, [])], [("app", "a", [1])], True),
     Superseded("app", "cache-a"),
+    Standing(1, "Redis does not answer"),
+    Reached("app", "a", 1 << 60),
 )
 HELLO = Hello(
     "w-1-2",
@@ -190,6 +197,7 @@ HELLO = Hello(
         [("w-3-4", 9, 12)],
         5,
         list(SAMPLE_REQUESTS),
+        positions=(("app", "presence-ä", 1 << 60),),
     ),
 )
 BATCH = Batch("w-1-2", 6, 5, list(SAMPLE_REQUESTS))
@@ -267,7 +275,7 @@ def test_types_come_as_they_went(frame: Frame) -> None:
 def test_the_numbers_of_messages_are_for_ever() -> None:
     """Workers and shards of two versions talk to each other while one takes the other's place."""
     *requests, hand_over = SAMPLE_REQUESTS
-    events, later = SAMPLE_EVENTS[:-3], SAMPLE_EVENTS[-3:]
+    events, later = SAMPLE_EVENTS[:-5], SAMPLE_EVENTS[-5:]
     for number, message in enumerate((*requests, *events, hand_over, *later)):
         head, _ = apart(encode(carrying(message)))
         row = head[4][0] if message in SAMPLE_REQUESTS else head[6][0][3][0]

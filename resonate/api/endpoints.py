@@ -84,7 +84,8 @@ def channels(call: Call) -> Endpoint:
     """GET /channels"""
     wanted = call.query.get("info", "").split(",")
     prefix = call.query.get("filter_by_prefix", "")
-    (found,) = yield [ListChannels(next(call.refs), call.app.app_id, prefix, "cache" in wanted)]
+    question = ListChannels(next(call.refs), call.app.app_id, prefix, "cache" in wanted, "user_count" in wanted)
+    (found,) = yield [question]
     return json_response({"channels": {name: attributes(name, info, wanted) for name, info in found.items()}})
 
 

@@ -74,7 +74,7 @@ class RunDirectory:
 
         Raises ConfigurationError.
         """
-        path = cls._new_path(parent)
+        path = cls.new_path(parent)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             for old in cls._below(path.parent):
@@ -88,7 +88,7 @@ class RunDirectory:
     @classmethod
     def check(cls, parent: str | None) -> None:
         """Whether `create` would succeed. Raises ConfigurationError."""
-        above = cls._new_path(parent).parent
+        above = cls.new_path(parent).parent
         try:
             above.mkdir(mode=0o700, exist_ok=True)
             os.rmdir(tempfile.mkdtemp(dir=above))
@@ -96,7 +96,8 @@ class RunDirectory:
             raise _unusable(above, error) from None
 
     @classmethod
-    def _new_path(cls, parent: str | None) -> Path:
+    def new_path(cls, parent: str | None) -> Path:
+        """What this process would call one in `parent`, or among the temporary files. Raises ConfigurationError."""
         try:
             above = Path(parent or tempfile.gettempdir()).absolute()
             name = f"{_PREFIX}-{os.geteuid()}-{identity(os.getpid())}-{secrets.token_hex(4)}"
@@ -141,6 +142,21 @@ class RunDirectory:
             written = self.file(f"{name}.new")
             written.write_text(name)
             written.replace(self.file("master"))  # who reads it sees the old one or this one
+
+    def host_id(self) -> str:
+        """What this host is called among others: 16 hex digits, made by whoever asks first.
+
+        It outlives shards and workers, but not the directory. Raises OSError.
+        """
+        path = self.file("host")
+        with suppress(FileNotFoundError):
+            return path.read_text()
+        made = self.file(f"host-{identity(os.getpid())}")
+        made.write_text(secrets.token_hex(8))
+        with suppress(FileExistsError):  # another process has been faster
+            os.link(made, path)
+        made.unlink()
+        return path.read_text()
 
     @property
     def control(self) -> Path:

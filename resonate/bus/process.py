@@ -19,16 +19,22 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import zmq
 
 from resonate.bus.directory import RunDirectory, alive, identity, is_worker, pid_of
 from resonate.bus.sockets import Inbox, Outlet
+from resonate.bus.spawn import told
 from resonate.encoding import EncodingError
 from resonate.jsonlog import JsonFormatter
+from resonate.scaling import Scaling
+from resonate.shard.cluster.cluster import Cluster, Terms
 from resonate.shard.exchange import Exchange
 from resonate.version import PROTOCOL, VERSION
+
+if TYPE_CHECKING:
+    from resonate.bus.redis_store import RedisStore
 
 #: Frames taken in one turn, before what they lead to is sent.
 FRAMES: Final = 256
@@ -44,9 +50,14 @@ GC_THRESHOLD: Final = 50_000
 
 
 class ShardProcess:
-    """`index` is its number, `timeout_s` how long a worker may take to say what it holds after a shard's death."""
+    """`index` is its number, `timeout_s` how long a worker may take to say what it holds after a shard's death.
 
-    def __init__(self, directory: RunDirectory, index: int, timeout_s: float, log: logging.Logger) -> None:
+    `scaling` is what it is to know of other hosts; None where there are none.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, index: int, timeout_s: float, log: logging.Logger, scaling: Scaling | None
+    ) -> None:
         self._directory = directory
         self._timeout_s = timeout_s
         self._log = log
@@ -64,10 +75,32 @@ class ShardProcess:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._inbox = Inbox(self._context, directory, self._name)
         self._poll.register(self._inbox.fileno(), select.EPOLLIN)
-        self._exchange = Exchange(self._name, expected, time.monotonic(), is_worker)
+        self._store: RedisStore | None = None
+        if scaling is None:
+            self._exchange = Exchange(self._name, expected, time.monotonic(), is_worker)
+        else:
+            from resonate.bus.redis_address import Place  # redis-py takes its time: only for who needs it
+            from resonate.bus.redis_store import RedisStore
+
+            self._store = RedisStore(Place.of(scaling), log)
+            self._poll.register(self._store.fileno(), select.EPOLLIN)
+            cluster = Cluster(self._terms(index, scaling))
+            self._exchange = Exchange(self._name, expected, time.monotonic(), is_worker, cluster)
         self._watch(self._master)
         for worker in expected:
             self._watch(worker)
+
+    def _terms(self, index: int, scaling: Scaling) -> Terms:
+        return Terms(
+            host=self._directory.host_id(),
+            index=index,
+            process=self._name,
+            wall_ms=int((time.time() - time.monotonic()) * 1000),
+            lease_s=scaling.lease,
+            queue_bytes=scaling.queue_bytes,
+            queue_s=scaling.queue_seconds,
+            secret=scaling.secret,
+        )
 
     def _settled(self) -> list[str]:
         """The workers that are there."""
@@ -92,6 +125,8 @@ class ShardProcess:
                 break
         for outlet in self._outlets.values():
             outlet.close()
+        if self._store is not None:
+            self._store.close()
         self._directory.forget(self._name)
         if not alive(self._directory.master):
             self._directory.remove()
@@ -105,6 +140,8 @@ class ShardProcess:
         What a worker had sent before it died is read first.
         """
         more = self._read()
+        if self._store is not None:
+            self._exchange.report(self._store.take(), time.monotonic())
         for descriptor, _ in ready:
             if descriptor in self._watched:
                 self._ended(descriptor)
@@ -132,6 +169,8 @@ class ShardProcess:
             outlet = self._outlets.get(worker)
             if outlet is not None:
                 outlet.send(data)
+        if self._store is not None and (orders := self._exchange.orders()):
+            self._store.order(orders)
 
     # --- workers -----------------------------------------------------------------------------------------------------
 
@@ -197,6 +236,8 @@ class ShardProcess:
     def _beat(self) -> None:
         now = time.monotonic()
         self._exchange.beat(now)
+        for notice in self._exchange.notices():
+            self._log.warning("%s", notice)
         for worker, reason in self._exchange.given_up(now, self._timeout_s).items():
             self._end(worker, reason)
         if self._exchange.workers or self._directory.workers():
@@ -215,6 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("log_format", choices=["text", "json"])
     parser.add_argument("protocol", type=int)
     parser.add_argument("--replace", action="store_true", help="end the shard that is there, once this one can follow")
+    parser.add_argument("--scaled", action="store_true", help="there are other hosts; read how on standard input")
     options = parser.parse_args(arguments)
     if options.protocol != PROTOCOL:
         _logger(options.log_format).critical(
@@ -229,11 +271,12 @@ def main(arguments: list[str] | None = None) -> None:
     directory = RunDirectory(options.directory)
     log = _logger(options.log_format)
     try:
+        scaling = told() if options.scaled else None
         seat = _seat(directory, options.index, options.replace, log)
         if seat is None:
             return  # somebody else is this shard
-        shard = ShardProcess(directory, options.index, options.timeout_s, log)
-    except OSError as error:
+        shard = ShardProcess(directory, options.index, options.timeout_s, log, scaling)
+    except (OSError, ValueError) as error:
         log.critical("shard %d cannot start: %s", options.index, error)
         sys.exit(1)
     gc.collect()

@@ -8,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from resonate.errors import ResonateError
+from resonate.scaling import Scaling
 
 #: Ports of a Redis and of a Sentinel that name none.
 PORT: Final = 6379
@@ -47,6 +48,26 @@ class Place:
     log_length: int = 1000
     log_seconds: int = 3600
     patience: float = 2.0
+
+    @classmethod
+    def of(cls, scaling: Scaling) -> Place:
+        """As configured."""
+        redis = scaling.redis
+        return cls(
+            host=redis.host,
+            port=redis.port,
+            username=redis.username,
+            password=redis.password,
+            database=redis.database,
+            url=redis.url,
+            cluster=redis.cluster,
+            sentinels=redis.sentinel_addresses if redis.by_sentinels else (),
+            master=redis.master or cls.master,
+            prefix=scaling.prefix,
+            log_length=scaling.log_length,
+            log_seconds=scaling.log_seconds,
+            patience=scaling.patience,
+        )
 
     @property
     def by_sentinel(self) -> bool:

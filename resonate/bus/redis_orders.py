@@ -273,7 +273,7 @@ ANSWERS: Final[dict[type[Any], Callable[[Any], Any]]] = {
     Count: _nothing,
     Admit: tuple,
     Tally: _sum,
-    Arrive: _nothing,
+    Arrive: lambda now_ms: int(now_ms) << 16,
     Renew: bool,
     Index: _nothing,
     Unindex: _nothing,

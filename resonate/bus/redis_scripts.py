@@ -171,7 +171,7 @@ return found
 )
 
 #: parties | party, milliseconds.
-ARRIVE: Final = Script(1, _NOW + "return redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])")
+ARRIVE: Final = Script(1, _NOW + "redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1]) return now")
 
 #: parties | party, milliseconds. Whether it was there.
 RENEW: Final = Script(

@@ -78,14 +78,8 @@ class RestartKey:
 
     def __init__(self, server: Server) -> None:
         self.names = names(server)
-        options = address(
-            server.redis_url,
-            server.redis_host,
-            server.redis_port,
-            server.redis_username,
-            server.redis_password,
-            server.restart_database,
-        )
+        told = server.scaling.redis
+        options = address(told.url, told.host, told.port, told.username, told.password, server.restart_database)
         self.place = f"Redis at {where(options)}, database {options['db']}"
         self._redis = redis.Redis(
             **options,

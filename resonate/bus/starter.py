@@ -10,6 +10,7 @@ from typing import Final
 
 from resonate.bus.directory import RunDirectory
 from resonate.bus.spawn import spawn
+from resonate.scaling import Scaling
 
 #: How long a shard may take to appear before it is started once more, in seconds.
 PATIENCE_S: Final = 5.0
@@ -18,10 +19,13 @@ PATIENCE_S: Final = 5.0
 class ShardStarter:
     """One worker at a time starts a shard: who holds the lock. Even two would do no harm, for there is one seat."""
 
-    def __init__(self, directory: RunDirectory, timeout_s: float, log_format: str, log: Logger) -> None:
+    def __init__(
+        self, directory: RunDirectory, timeout_s: float, log_format: str, scaling: Scaling, log: Logger
+    ) -> None:
         self._directory = directory
         self._timeout_s = timeout_s
         self._log_format = log_format
+        self._scaling = scaling
         self._log = log
         self._locks: dict[int, int] = {}
         self._children: dict[int, int] = {}  # pid -> number of the shard
@@ -34,7 +38,8 @@ class ShardStarter:
             return
         self._again_at[index] = now + PATIENCE_S
         try:
-            self._children[spawn(self._directory, index, self._timeout_s, self._log_format)] = index
+            pid = spawn(self._directory, index, self._timeout_s, self._log_format, self._scaling)
+            self._children[pid] = index
         except OSError as error:
             self._log.error("shard %d cannot be started: %s", index, error)
             if index in self._locks:  # another worker may have more luck

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from resonate.config.schema import APP, OTHER_VARIABLES, SERVER, Key
 from resonate.config.sources import Value, flatten
 from resonate.errors import ConfigurationError
+from resonate.scaling import Redis, Scaling
 from resonate.settings import App, AppOptions, RateLimiting, Server, Settings, Tls
 
 Made = TypeVar("Made")
@@ -58,14 +59,15 @@ def _unknown(variables: Mapping[str, Value]) -> list[str]:
 
 def _server(values: Mapping[str, Value]) -> Server:
     parsed = _parse(SERVER, values)
-    tls = {field: parsed.pop(field) for field in ("local_cert", "local_pk", "passphrase") if field in parsed}
-    given = {SERVER[name].field: value for name, value in values.items()}
+    given = _given(SERVER, values)
+    tls, redis, scaling = (_part(parsed, name) for name in ("tls", "redis", "scaling"))
     if any(tls.values()) and not tls.get("local_cert"):
         raise ConfigurationError(
             "options.tls.local_cert", "is required: there is a key or a passphrase and no certificate"
         )
     if tls.get("local_cert"):
-        parsed["tls"] = _make(Tls, given, **tls)
+        parsed["tls"] = Tls(**tls)
+    parsed["scaling"] = _make(Scaling, given, redis=Redis(**redis), **scaling)
     return _make(Server, given, **parsed)
 
 
@@ -95,17 +97,26 @@ def _app(values: Mapping[str, Value], prefix: str) -> App:
         if name not in values:
             raise ConfigurationError(prefix + name, f"is required (or {APP[name].env} in the environment)")
     parsed = _parse(APP, values)
-    given = {APP[name].field: value for name, value in values.items()}
-    options = {field: parsed.pop(field) for field in ("host", "port", "scheme", "use_tls") if field in parsed}
-    limits = ("enabled", "max_attempts", "decay_seconds", "terminate_on_limit")
-    rate = {field: parsed.pop(field) for field in limits if field in parsed}
+    given = _given(APP, values)
+    options, rate = _part(parsed, "options"), _part(parsed, "rate_limiting")
     return _make(
         App,
         given,
-        options=_make(AppOptions, given, **options),
-        rate_limiting=_make(RateLimiting, given, **rate),
+        options=_make(AppOptions, _part(given, "options"), **options),
+        rate_limiting=_make(RateLimiting, _part(given, "rate_limiting"), **rate),
         **parsed,
     )
+
+
+def _given(keys: Mapping[str, Key], values: Mapping[str, Value]) -> dict[str, Value]:
+    """The values by what an error may call them: the field or the key."""
+    return {keys[name].field or name: value for name, value in values.items()} | dict(values)
+
+
+def _part(values: dict[str, Any], part: str) -> dict[str, Any]:
+    """What belongs to that part, taken out."""
+    mine = [name for name in values if name.startswith(f"{part}.")]
+    return {name.removeprefix(f"{part}."): values.pop(name) for name in mine}
 
 
 def _parse(keys: Mapping[str, Key], values: Mapping[str, Value]) -> dict[str, Any]:
@@ -123,7 +134,7 @@ def _parse(keys: Mapping[str, Key], values: Mapping[str, Value]) -> dict[str, An
     return parsed
 
 
-def _make(kind: type[Made], given: Mapping[str | None, Value], **fields: Any) -> Made:
+def _make(kind: type[Made], given: Mapping[str, Value], **fields: Any) -> Made:
     """Construct it; an error about a field is told with the source, key and value that it came from."""
     try:
         return kind(**fields)

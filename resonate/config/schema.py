@@ -18,7 +18,10 @@ _NULL: Final = ("null", "(null)", "none")
 
 
 class Key(NamedTuple):
-    """`field` is the settings' name for it; None for what is understood and not used here."""
+    """`field` is the settings' name for it; None for what is understood and not used here.
+
+    With a dot it is `part.field`.
+    """
 
     field: str | None
     env: str | None
@@ -49,6 +52,20 @@ def integer(value: Any) -> int:
 def optional_integer(value: Any) -> int | None:
     """A whole number; null means none."""
     return None if value is None or value in _NULL else integer(value)
+
+
+def number(value: Any) -> float:
+    """A number, whole or not; the environment gives it as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("must be a number")
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", value, re.ASCII):
+        raise ValueError("must be a number")
+    return float(value)
+
+
+def database(value: Any) -> int:
+    """The number of a database of Redis; null means the first one, 0."""
+    return optional_integer(value) or 0
 
 
 def flag(value: Any) -> bool:
@@ -92,21 +109,34 @@ SERVER: Final[dict[str, Key]] = {
     "port": Key("port", "REVERB_SERVER_PORT", integer),
     "path": Key("path", "REVERB_SERVER_PATH", text),
     "hostname": Key("hostname", "REVERB_HOST", optional_text),
-    "options.tls.local_cert": Key("local_cert", None, optional_text),
-    "options.tls.local_pk": Key("local_pk", None, optional_text),
-    "options.tls.passphrase": Key("passphrase", None, optional_text),
+    "options.tls.local_cert": Key("tls.local_cert", None, optional_text),
+    "options.tls.local_pk": Key("tls.local_pk", None, optional_text),
+    "options.tls.passphrase": Key("tls.passphrase", None, optional_text),
     "max_request_size": Key("max_request_size", "REVERB_MAX_REQUEST_SIZE", integer),
     "auth_timestamp_grace": Key("auth_timestamp_grace", "REVERB_AUTH_TIMESTAMP_GRACE", integer),
     "drain_timeout": Key("drain_timeout", "REVERB_DRAIN_TIMEOUT", integer),
-    "scaling.enabled": Key(None, "REVERB_SCALING_ENABLED", nothing),
-    "scaling.channel": Key(None, "REVERB_SCALING_CHANNEL", text),
-    "scaling.server.url": Key("redis_url", "REDIS_URL", optional_text),
-    "scaling.server.host": Key("redis_host", "REDIS_HOST", text),
-    "scaling.server.port": Key("redis_port", "REDIS_PORT", integer),
-    "scaling.server.username": Key("redis_username", "REDIS_USERNAME", optional_text),
-    "scaling.server.password": Key("redis_password", "REDIS_PASSWORD", optional_text),
-    "scaling.server.database": Key(None, "REDIS_DB", optional_integer),
+    "scaling.enabled": Key("scaling.enabled", "REVERB_SCALING_ENABLED", flag),
+    "scaling.channel": Key("scaling.prefix", "REVERB_SCALING_CHANNEL", text),
+    "scaling.server.url": Key("redis.url", "REDIS_URL", optional_text),
+    "scaling.server.host": Key("redis.host", "REDIS_HOST", text),
+    "scaling.server.port": Key("redis.port", "REDIS_PORT", integer),
+    "scaling.server.username": Key("redis.username", "REDIS_USERNAME", optional_text),
+    "scaling.server.password": Key("redis.password", "REDIS_PASSWORD", optional_text),
+    "scaling.server.database": Key("redis.database", "REDIS_DB", database),
     "scaling.server.timeout": Key(None, "REDIS_TIMEOUT", optional_integer),
+    "scaling.server.cluster": Key("redis.cluster", "RESONATE_SCALING_CLUSTER", flag),
+    "scaling.server.sentinel_master": Key("redis.sentinel_master", "RESONATE_SCALING_SENTINEL_MASTER", optional_text),
+    "scaling.server.sentinels": Key("redis.sentinels", "RESONATE_SCALING_SENTINELS", texts),
+    "scaling.patience": Key("scaling.patience", "RESONATE_SCALING_PATIENCE", number),
+    "scaling.lease": Key("scaling.lease", "RESONATE_SCALING_LEASE", integer),
+    "scaling.log_length": Key("scaling.log_length", "RESONATE_SCALING_LOG_LENGTH", integer),
+    "scaling.log_seconds": Key("scaling.log_seconds", "RESONATE_SCALING_LOG_SECONDS", integer),
+    "scaling.queue_bytes": Key("scaling.queue_bytes", "RESONATE_SCALING_QUEUE_BYTES", integer),
+    "scaling.queue_seconds": Key("scaling.queue_seconds", "RESONATE_SCALING_QUEUE_SECONDS", integer),
+    "scaling.outage_publish": Key("scaling.outage_publish", "RESONATE_SCALING_OUTAGE_PUBLISH", text),
+    "scaling.outage_health": Key("scaling.outage_health", "RESONATE_SCALING_OUTAGE_HEALTH", text),
+    "scaling.secret": Key("scaling.secret", "RESONATE_SCALING_SECRET", optional_text),
+    "scaling.envelope": Key("scaling.envelope", "RESONATE_SCALING_ENVELOPE", optional_text),
     "restart.store": Key("restart_store", "CACHE_STORE", optional_text),
     "restart.database": Key("restart_database", "REDIS_CACHE_DB", integer),
     "restart.app_name": Key("restart_app_name", "APP_NAME", text),
@@ -138,20 +168,22 @@ APP: Final[dict[str, Key]] = {
     "app_id": Key("app_id", "REVERB_APP_ID", text),
     "key": Key("key", "REVERB_APP_KEY", text),
     "secret": Key("secret", "REVERB_APP_SECRET", text),
-    "options.host": Key("host", "REVERB_HOST", optional_text),
-    "options.port": Key("port", "REVERB_PORT", integer),
-    "options.scheme": Key("scheme", "REVERB_SCHEME", text),
-    "options.useTLS": Key("use_tls", None, flag),
+    "options.host": Key("options.host", "REVERB_HOST", optional_text),
+    "options.port": Key("options.port", "REVERB_PORT", integer),
+    "options.scheme": Key("options.scheme", "REVERB_SCHEME", text),
+    "options.useTLS": Key("options.use_tls", None, flag),
     "allowed_origins": Key("allowed_origins", None, texts),
     "ping_interval": Key("ping_interval", "REVERB_APP_PING_INTERVAL", integer),
     "activity_timeout": Key("activity_timeout", "REVERB_APP_ACTIVITY_TIMEOUT", integer),
     "max_connections": Key("max_connections", "REVERB_APP_MAX_CONNECTIONS", optional_integer),
     "max_message_size": Key("max_message_size", "REVERB_APP_MAX_MESSAGE_SIZE", integer),
     "accept_client_events_from": Key("accept_client_events_from", "REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM", text),
-    "rate_limiting.enabled": Key("enabled", "REVERB_APP_RATE_LIMITING_ENABLED", flag),
-    "rate_limiting.max_attempts": Key("max_attempts", "REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS", integer),
-    "rate_limiting.decay_seconds": Key("decay_seconds", "REVERB_APP_RATE_LIMIT_DECAY_SECONDS", integer),
-    "rate_limiting.terminate_on_limit": Key("terminate_on_limit", "REVERB_APP_RATE_LIMIT_TERMINATE", flag),
+    "rate_limiting.enabled": Key("rate_limiting.enabled", "REVERB_APP_RATE_LIMITING_ENABLED", flag),
+    "rate_limiting.max_attempts": Key("rate_limiting.max_attempts", "REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS", integer),
+    "rate_limiting.decay_seconds": Key("rate_limiting.decay_seconds", "REVERB_APP_RATE_LIMIT_DECAY_SECONDS", integer),
+    "rate_limiting.terminate_on_limit": Key(
+        "rate_limiting.terminate_on_limit", "REVERB_APP_RATE_LIMIT_TERMINATE", flag
+    ),
 }
 
 #: Variables that are ours and are not keys of the tree.

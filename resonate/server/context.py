@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from logging import Logger
 from typing import NamedTuple, Protocol
@@ -95,11 +95,20 @@ def metrics_route(path: str) -> Route:
 
 
 class Health:
-    """Whether this worker serves. `stopping` once it will serve no more; `trouble` says why shards do not answer."""
+    """Whether this worker serves. `stopping` once it will serve no more; `trouble` says why shards do not answer.
 
-    def __init__(self, trouble: Callable[[], str] = str) -> None:
+    `cut_off` has the shards that cannot reach the other hosts: then this host serves its own clients alone.
+    """
+
+    def __init__(self, trouble: Callable[[], str] = str, cut_off: Collection[int] = ()) -> None:
         self._trouble = trouble
+        self._cut_off = cut_off
         self.stopping = False
+
+    @property
+    def degraded(self) -> bool:
+        """Whether there are other hosts, and a shard cannot reach them."""
+        return bool(self._cut_off)
 
     @property
     def reason(self) -> str:

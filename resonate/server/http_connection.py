@@ -10,19 +10,9 @@ from typing import Any, Final
 from resonate.api.routes import NOT_FOUND
 from resonate.counters import Snapshot
 from resonate.errors import UNFIT, Fault, HttpError, SnapshotError
-from resonate.http import (
-    Continue,
-    Foreign,
-    Refused,
-    Request,
-    RequestReader,
-    Response,
-    encode,
-    error_response,
-    json_response,
-)
+from resonate.http import Continue, Foreign, Refused, Request, RequestReader, Response, encode, error_response
 from resonate.pusher import events as wire
-from resonate.server import metrics
+from resonate.server import metrics, outage
 from resonate.server.calls import AWAY
 from resonate.server.context import Context, Metrics, Nowhere, Rest, Route, Up, Upgrade, new_socket_id
 from resonate.server.pusher_connection import UNHEARD_S, PusherConnection
@@ -36,7 +26,6 @@ BODY_TIMEOUT_S: Final = 30
 #: How long the rest of a request may take to come once the server is stopping, in seconds.
 STOP_PATIENCE_S: Final = 2
 
-_HEALTHY: Final = Response(200, b'{"health":"OK"}')
 _NO_APP: Final = Fault(4001, "Application does not exist")
 _WRONG_ORIGIN: Final = Fault(4009, "Origin not allowed")
 
@@ -193,14 +182,16 @@ class HttpConnection:
         answer = self._context.api.open(request, path, time())
         if isinstance(answer, Response):
             self._respond(answer)
-        else:
-            self._context.calls.start(answer, self._respond)
+            return
+        scaling = self._context.settings.server.scaling
+        if scaling.enabled and request.method == "POST":
+            answer = outage.writing(answer, self._context.health, scaling)
+        self._context.calls.start(answer, self._respond)
 
     def _health(self, request: Request) -> None:
         if request.method not in ("GET", "HEAD"):
             raise HttpError(405, "Method not allowed.", headers=(("Allow", "GET"),))
-        reason = self._context.health.reason
-        self._respond(json_response({"health": reason}, 503) if reason else _HEALTHY)
+        self._respond(outage.health(self._context.health, self._context.settings.server.scaling))
 
     def _metrics(self, request: Request) -> None:
         if request.method not in ("GET", "HEAD"):

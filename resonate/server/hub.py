@@ -26,6 +26,7 @@ from resonate.messages import (
     Present,
     Publication,
     Request,
+    Standing,
     Subscribed,
 )
 from resonate.pusher import Session
@@ -104,6 +105,7 @@ class Hub:
     ) -> None:
         self.clients: dict[str, Client] = {}
         self.movers: Movers = _Nobody()
+        self.cut_off: dict[int, str] = {}  # the shards that cannot reach the other hosts, and why
         self._channels: dict[tuple[str, str], dict[Transport, None]] = {}
         self._inbox: deque[Event] = deque()
         self._again = loop.timer(0)
@@ -127,6 +129,7 @@ class Hub:
             MemberRemoved: self._member_removed,
             Present: self._heard,
             Publication: self._publication,
+            Standing: self._standing,
             Subscribed: self._subscribed,
         }
 
@@ -270,6 +273,12 @@ class Hub:
         client = self.clients.get(answer.socket)
         if client is not None and client.subscribed(answer):
             self.join(answer.app, answer.channel, client.transport)
+
+    def _standing(self, event: Standing) -> None:
+        if event.trouble:
+            self.cut_off[event.shard] = event.trouble
+        else:
+            self.cut_off.pop(event.shard, None)
 
     def _expel(self, event: Expel) -> None:
         self._heard(event)

@@ -9,7 +9,7 @@ from typing import Any
 
 from resonate.bus.client import BusLink, Receiver
 from resonate.bus.directory import RunDirectory, alive, identity
-from resonate.messages import Declaration, Inspect, ListChannels, Request
+from resonate.messages import Declaration, Inspect, ListChannels, Request, Standing
 from resonate.server.link import WORKER, Link, LocalLink, Waiting, Way
 from resonate.shard import Shard
 from resonate.shard.ledger import NOTHING, Ledger
@@ -92,6 +92,8 @@ class Membership:
         """There are so many now; 0: this worker is alone, and its shard is inside."""
         if self._bus is None or self._waiting is None or self._receiver is None:
             return
+        for index in range(max(1, shards), self._shards):  # who is not there has no trouble
+            self._receiver.receive([Standing(index, "")])
         self._shards = max(1, shards)
         requests = self._waiting.requests
         if shards:

@@ -52,11 +52,31 @@ _COUNTERS: Final = (
     _Counter("bus_undecodable_frames", "undecodable", "Frames on the bus that could not be decoded, and were dropped."),
 )
 
-#: What a shard says of an app, in this order.
+#: What shards count of several hosts, as `scaling` in a snapshot; only where there are any.
+_OF_SCALING: Final = (
+    _Counter("scaling_redis_losses", "lost", "Times that a shard could not reach Redis any more."),
+    _Counter("scaling_entries_received", "entries_in", "Entries of logs that shards have got from Redis."),
+    _Counter("scaling_entries_sent", "entries_out", "Entries of logs that shards have given to Redis."),
+    _Counter("scaling_dropped", "dropped", "Entries for the other hosts that were dropped: the queue was full."),
+    _Counter("scaling_missed", "missed", "Channels of which Redis had not all any more when a shard came back."),
+    _Counter("scaling_refused", "refused", "Entries and values in Redis that were none of ours, and were dropped."),
+)
+_NOW_OF_SCALING: Final = (
+    ("scaling_degraded", "degraded", "Shards that cannot reach the other hosts."),
+    ("scaling_queue_entries", "queue", "Entries that wait for Redis."),
+    ("scaling_queue_bytes", "queue_bytes", "The same in bytes."),
+)
+
+#: What a shard says of an app, in this order: of this host as `apps`, of all hosts as `totals`.
 _OF_AN_APP: Final = (
     ("connections", "Open WebSocket connections."),
     ("subscriptions", "Subscriptions, counted once for each connection and channel."),
     ("channels", "Channels that have a subscriber."),
+)
+_OF_AN_APP_ON_ALL_HOSTS: Final = (
+    ("cluster_connections", "Open WebSocket connections on all hosts."),
+    ("cluster_subscriptions", "Subscriptions on all hosts."),
+    ("cluster_channels", "Channels that have a subscriber on any host."),
 )
 
 
@@ -88,17 +108,28 @@ class _Cluster(Collector):
         yield self._restarts("worker", "workers_gone", "Workers that took the place of one that had gone.")
         yield self._restarts("shard", "successions", "Shards that took the place of one that had gone.")
         yield from self._of_processes()
+        if "scaling" in total:
+            yield from self._of_scaling(total["scaling"])
 
     def _of_apps(self) -> Iterator[Metric]:
         for index, (name, meaning) in enumerate(_OF_AN_APP):
             found: dict[str, int] = {}
-            for snapshot in self._snapshots:
-                for app, numbers in snapshot.get("apps", {}).items():
+            for apps in self._all("apps"):
+                for app, numbers in apps.items():
                     found[app] = found.get(app, 0) + numbers[index]
-            family = GaugeMetricFamily(_full(name), meaning, labels=("app",))
-            for app, number in sorted(found.items()):
-                family.add_metric((app,), number)
-            yield family
+            yield _by_app(name, meaning, found)
+
+    def _of_scaling(self, counted: Snapshot) -> Iterator[Metric]:
+        shards = [snapshot["scaling"] for snapshot in self._snapshots if {"apps", "scaling"} <= snapshot.keys()]
+        for name, key, meaning in _NOW_OF_SCALING:
+            yield _gauge(name, meaning, sum(shard.get(key, 0) for shard in shards))
+        yield from (_counter(counter, counted) for counter in _OF_SCALING)
+        for index, (name, meaning) in enumerate(_OF_AN_APP_ON_ALL_HOSTS):
+            found: dict[str, int] = {}
+            for totals in self._all("totals"):  # each shard knows all of it, some sooner than others
+                for app, numbers in totals.items():
+                    found[app] = max(found.get(app, 0), numbers[index])
+            yield _by_app(name, meaning, found)
 
     def _restarts(self, kind: str, seen: str, meaning: str) -> Metric:
         """The master's own number, which each worker tells; without it, under gunicorn's, what one of us has `seen`."""
@@ -131,6 +162,13 @@ def _full(name: str) -> str:
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:
     return GaugeMetricFamily(_full(name), meaning, value=value)
+
+
+def _by_app(name: str, meaning: str, numbers: dict[str, int]) -> Metric:
+    family = GaugeMetricFamily(_full(name), meaning, labels=("app",))
+    for app, number in sorted(numbers.items()):
+        family.add_metric((app,), number)
+    return family
 
 
 def _counter(counter: _Counter, total: Snapshot) -> Metric:

@@ -18,6 +18,7 @@ from resonate.bus.starter import ShardStarter
 from resonate.counters import Snapshot, add
 from resonate.http import Response
 from resonate.messages import Inspect
+from resonate.scaling import Scaling
 from resonate.server import tls
 from resonate.server.balance import Figure
 from resonate.server.balancer import Balancer
@@ -47,18 +48,21 @@ COUNTING_S: Final = 60
 class Shared:
     """What a master makes before it forks. `metrics` is the listening socket of `/metrics`, None for none.
 
-    `shards` is their number: it must not differ between workers, whatever the configuration says by now.
+    `shards` is their number, `scaling` what they are told of other hosts: neither may differ between workers and shards
+    that live beside each other, whatever the configuration says by now.
     """
 
     directory: RunDirectory
     metrics: socket.socket | None
     shards: int
+    scaling: Scaling
 
 
 def share(settings: Settings, log: Any) -> Shared:
     """Make it, in the master. Raises ConfigurationError."""
     server = settings.server
-    return Shared(RunDirectory.create(server.run_dir), listen_for_metrics(server, log), server.bus_shards)
+    directory = RunDirectory.create(server.run_dir)
+    return Shared(directory, listen_for_metrics(server, log), server.bus_shards, server.scaling)
 
 
 class Slot(NamedTuple):
@@ -102,7 +106,7 @@ class Service:
             loop,
             log,
             shared.directory,
-            sharded or shared.shards > 1,
+            sharded or shared.shards > 1 or shared.scaling.enabled,
             shared.shards,
             server.worker_timeout,
             lambda: float(reactor.wheel.now),
@@ -123,7 +127,7 @@ class Service:
             calls=calls,
             api=Api(settings, refs),
             hosting=hosting,
-            health=Health(lambda: link.trouble),
+            health=Health(lambda: link.trouble, hub.cut_off),
             tracer=tracer,
             stats=stats,
             collect=_collector(calls, refs),

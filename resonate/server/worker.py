@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from _socket import SocketType
+from dataclasses import replace
 from types import FrameType
 from typing import Any, ClassVar, Final, NoReturn
 
@@ -328,7 +329,11 @@ class GunicornWorker(Worker):
 
     def load_settings(self) -> Settings:
         """What to serve, read anew: it was checked in the master, but may have changed before a reload."""
-        return config.load()
+        found = config.load()
+        scaling = self.shared().scaling.kept(found.server.scaling)
+        if scaling != found.server.scaling:
+            self.log.warning("scaling stays as it is until the server is started again")
+        return replace(found, server=replace(found.server, scaling=scaling))
 
     def shared(self) -> Shared:
         """What was made in the master."""
@@ -345,8 +350,10 @@ class GunicornWorker(Worker):
 
     def starter(self) -> ShardStarter | None:
         """gunicorn's master knows of no shards: the workers start them."""
-        server = self._settings.server
-        return ShardStarter(self.shared().directory, server.worker_timeout, server.log_format, self.log.error_log)
+        shared, server = self.shared(), self._settings.server
+        return ShardStarter(
+            shared.directory, server.worker_timeout, server.log_format, shared.scaling, self.log.error_log
+        )
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

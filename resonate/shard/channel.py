@@ -9,24 +9,42 @@ from resonate.messages import ChannelHolding, ChannelInfo, Member
 
 
 class User:
-    """A presence user: the id and user_info as they first came, and how many connections each worker holds."""
+    """A presence user: the id and user_info as they first came, and how many connections each worker holds.
 
-    __slots__ = ("holders", "id", "info")
+    `parties` are the shards of this and other hosts that have him, as the log of the channel tells; empty without one.
+    """
+
+    __slots__ = ("holders", "id", "info", "parties")
 
     def __init__(self, data: dict[str, Any]) -> None:
         self.id = data["user_id"]
         self.info = data["user_info"]
         self.holders: Counter[str] = Counter()
+        self.parties: set[str] = set()
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody has him any more."""
+        return not self.holders and not self.parties
 
 
 class Channel:
-    """`interest` counts each worker's subscriptions; `users` are kept in the order of their joining."""
+    """`interest` counts each worker's subscriptions; `users` are kept in the order of their joining.
 
-    __slots__ = ("interest", "users")
+    `position` is how far its log has come, if it has one that all hosts share: None without.
+    """
+
+    __slots__ = ("interest", "position", "users")
 
     def __init__(self) -> None:
         self.interest: dict[str, int] = {}
         self.users: dict[str, User] | None = None
+        self.position: int | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody needs it: it may be forgotten."""
+        return not self.interest and self.position is None
 
     def join(self, worker: str, member: Member | None) -> bool:
         """Count a subscription; True when a user has come with it."""
@@ -53,7 +71,7 @@ class Channel:
         user.holders[worker] -= 1
         if not user.holders[worker]:
             del user.holders[worker]
-        return None if user.holders else self.users.pop(key)
+        return self.users.pop(key) if user.gone else None
 
     def declare(self, worker: str, holding: ChannelHolding) -> None:
         """What a worker holds, and somebody has counted before."""
@@ -69,11 +87,11 @@ class Channel:
         if not self.interest[worker]:
             del self.interest[worker]
         for key, _, connections in holding.members:
-            holders = (self.users or {})[key].holders
-            holders[worker] -= connections
-            if not holders[worker]:
-                del holders[worker]
-            if not holders and self.users is not None:
+            user = (self.users or {})[key]
+            user.holders[worker] -= connections
+            if not user.holders[worker]:
+                del user.holders[worker]
+            if user.gone and self.users is not None:
                 del self.users[key]
 
     def holding(self, app: str, name: str, worker: str) -> ChannelHolding:
@@ -91,7 +109,7 @@ class Channel:
         del self.interest[worker]
         gone = []
         for key, user in list((self.users or {}).items()):
-            if user.holders.pop(worker, 0) and not user.holders and self.users is not None:
+            if user.holders.pop(worker, 0) and user.gone and self.users is not None:
                 gone.append(self.users.pop(key))
         return gone
 

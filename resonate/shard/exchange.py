@@ -7,11 +7,13 @@ all the same is given up.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from resonate.encoding import EncodingError, decode, encode
-from resonate.messages import Batch, Beat, Frame, Hello, Parcel
+from resonate.messages import Batch, Beat, Frame, Hello, Parcel, Request
+from resonate.shard.cluster.cluster import Cluster
+from resonate.shard.cluster.store import Order, Report
 from resonate.shard.outbox import Outbox
 from resonate.shard.sequencer import Delivery, Sequencer
 from resonate.shard.shard import Shard
@@ -21,7 +23,8 @@ STRIDE: Final = 64
 
 
 class Exchange:
-    """`name` and `expected` as in Sequencer, `is_worker` says whether somebody may be called so.
+    """`name` and `expected` as in Sequencer, `is_worker` says whether somebody may be called so, `cluster` takes part
+    for this shard among those of other hosts, if there may be any.
 
     Times are seconds of a clock that goes forward.
 
@@ -29,12 +32,18 @@ class Exchange:
     """
 
     def __init__(
-        self, name: str, expected: Iterable[str], now: float, is_worker: Callable[[str], bool] = bool
+        self,
+        name: str,
+        expected: Iterable[str],
+        now: float,
+        is_worker: Callable[[str], bool] = bool,
+        cluster: Cluster | None = None,
     ) -> None:
         self._name = name
         self._is_worker = is_worker
-        self._shard = Shard()
-        self._sequencer = Sequencer(self._shard, name, expected)
+        self._cluster = cluster
+        self._shard = Shard() if cluster is None else cluster.shard
+        self._sequencer = Sequencer(self._shard, name, expected, withheld=cluster is not None)
         self._outbox = Outbox()
         self._postponed: deque[Batch] = deque()
         self._unsealed = 0  # requests that have been done since the last parcels
@@ -80,12 +89,17 @@ class Exchange:
         self._outgoing = [(receiver, data) for receiver, data in self._outgoing if receiver != worker]
         self._postponed = deque(batch for batch in self._postponed if batch.worker != worker)
         self._sequencer.gone(worker, now)
+        if self._cluster is not None:
+            self._cluster.gone(worker, now)
         self._resume(now)
 
     def beat(self, now: float) -> None:
         """A second has passed: every worker hears that this shard lives, and how far everybody is."""
         self._shard.prune(now)
         self.counters["queue_bytes"] = self._outbox.waiting()
+        if self._cluster is not None:
+            self._cluster.beat(now)
+            self.counters["scaling"] = self._cluster.figures()
         self._resume(now)
         self._seal(now)
         stable = self._stable()
@@ -104,6 +118,7 @@ class Exchange:
 
     def take(self, now: float) -> list[tuple[str, bytes]]:
         """What is to be sent to whom, in order."""
+        self._agree(now)
         self._seal(now)
         self._reassure(now)
         outgoing, self._outgoing = self._outgoing, []
@@ -115,7 +130,13 @@ class Exchange:
         if hello.worker in self._sequencer.workers:
             raise EncodingError(f"{hello.worker} has said hello before")
         self._outbox.join(hello.worker, now)
-        self._sequencer.declare(hello.worker, hello.declaration, now)
+        declaration = hello.declaration
+        if self._cluster is None:
+            self._sequencer.declare(hello.worker, declaration, now)
+        else:
+            asked = [] if self._cluster.released else declaration.requests
+            self._sequencer.declare(hello.worker, declaration._replace(requests=asked), now)
+            self._cluster.declare(hello.worker, declaration, now)
         self._seal(now)
         self._post(hello.worker, Delivery(), self._stable(), now)  # it waits to hear that it is known
 
@@ -144,10 +165,59 @@ class Exchange:
                 self._postponed.appendleft(Batch(worker, received, first + STRIDE, requests[STRIDE:]))
                 requests = requests[:STRIDE]
             self.counters["requests"] += len(requests)
-            self._sequencer.requests(worker, first, requests, now)
-            self._unsealed += len(requests)
-            if self._unsealed >= STRIDE:
-                self._seal(now)
+            if self._cluster is None:
+                self._do(worker, first, requests, now)
+            elif worker in self._sequencer.workers:
+                self._cluster.stage(worker, first, requests, now)
+
+    def _do(self, worker: str, first: int, requests: Sequence[Request], now: float) -> None:
+        self._sequencer.requests(worker, first, requests, now)
+        self._unsealed += len(requests)
+        if self._unsealed >= STRIDE:
+            self._seal(now)
+
+    # --- other hosts -------------------------------------------------------------------------------------------------
+
+    def report(self, reports: Iterable[Report], now: float) -> None:
+        """What the store that all hosts share has said."""
+        if self._cluster is not None:
+            for report in reports:
+                self._cluster.report(report, now)
+
+    def orders(self) -> list[Order]:
+        """What is to be ordered from it. To be called after `take`."""
+        return [] if self._cluster is None else self._cluster.orders()
+
+    def notices(self) -> list[str]:
+        """What the operator should be told of it, since this was last asked."""
+        if self._cluster is None:
+            return []
+        notices, self._cluster.notices = self._cluster.notices, []
+        return notices
+
+    def _agree(self, now: float) -> None:
+        """Do what other hosts have agreed to, and tell what follows from it."""
+        cluster = self._cluster
+        if cluster is None:
+            return
+        if not cluster.released and not self._recovered(cluster, now):
+            return
+        self._sequencer.announce(cluster.outgoing())
+        for worker, first, requests in cluster.ready():
+            self._do(worker, first, requests, now)
+        cluster.handled(now)
+        self._sequencer.announce(cluster.outgoing())
+
+    def _recovered(self, cluster: Cluster, now: float) -> bool:
+        if not self._sequencer.missing:
+            cluster.resume(now)
+        if not cluster.recovered:
+            return False
+        cluster.outcomes()
+        self._sequencer.release(now)
+        cluster.handled(now)
+        cluster.release(now)
+        return True
 
     def _seal(self, now: float) -> None:
         self._unsealed = 0
@@ -166,7 +236,7 @@ class Exchange:
 
     def _stable(self) -> int:
         """The place up to which everybody has dealt with everything; -1 while not all have said what they hold."""
-        return -1 if self._sequencer.missing else self._outbox.stable(self._sealed)
+        return -1 if self._sequencer.recovering else self._outbox.stable(self._sealed)
 
     def _post(self, worker: str, delivery: Delivery, stable: int, now: float, urgent: bool = False) -> None:
         outbox = self._outbox

@@ -80,7 +80,7 @@ def holdings(holders: Iterable[Holder], shards: int) -> list[Holding]:
 
 def given_up(holding: Holding) -> Iterator[Request]:
     """The requests by which that is given up."""
-    for app, channel, subscriptions, members in holding.channels:
+    for app, channel, subscriptions, members, _ in holding.channels:
         for user, _, connections in members:
             yield from [Unsubscribe(app, channel, user)] * connections
         yield from [Unsubscribe(app, channel, None)] * (subscriptions - sum(count for *_, count in members))
@@ -153,12 +153,14 @@ class Arrival(Generic[Luggage]):
         self._subjects: set[tuple[str, str]] = set()
         self._doubtful: set[tuple[str, str]] = set()  # channels of which they may believe what is not so
         self._unsure: set[tuple[str, str]] = set()  # those where it is not known yet what is so
+        self._cuts: dict[tuple[str, str], int] = {}  # positions in the channels' logs: what is not behind them is known
 
     def inherit(self, event: Inherit) -> None:
         """From here on what a shard says of these channels concerns them."""
         self.inherited[event.shard] = Holding(event.apps, event.channels)
         self._subjects.update((held.app, held.channel) for held in event.channels)
         self._subjects.update((app, "") for app, *_ in event.apps)
+        self._cuts |= {(held.app, held.channel): held.position for held in event.channels if held.position}
         if event.recovered:
             doubtful = {(held.app, held.channel) for held in event.channels if held.members}
             self._doubtful |= doubtful
@@ -169,7 +171,9 @@ class Arrival(Generic[Luggage]):
         return subject in self._subjects
 
     def hear(self, event: Heard) -> None:
-        """It has happened, and is for them."""
+        """It has happened, and is for them, unless they have heard it where they were."""
+        if isinstance(event, Publication) and 0 < event.position <= self._cuts.get((event.app, event.channel), 0):
+            return
         self._backlog.append(event)
         if isinstance(event, Present):
             self._unsure.discard((event.app, event.channel))

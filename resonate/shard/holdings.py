@@ -47,10 +47,16 @@ class Holdings:
         self._channels: dict[tuple[str, str], _Channel] = {}
         for app, connected, attached in past.apps:
             self._connected[app], self._attached[app] = connected, attached
-        for app, name, subscriptions, members in past.channels:
+        for app, name, subscriptions, members, _ in past.channels:
             channel = self._channels[app, name] = _Channel()
             channel.subscriptions = subscriptions
             channel.members = {user: (data, connections) for user, data, connections in members}
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def __contains__(self, channel: tuple[str, str]) -> bool:
+        return channel in self._channels
 
     def apply(self, request: Request, granted: bool | None) -> None:
         """Add a request's effect. `granted` is the outcome of one that may be refused."""
@@ -78,7 +84,7 @@ class Holdings:
         for app, connected, attached in moved.apps:
             self._connected[app] += sign * connected
             self._attached[app] += sign * attached
-        for app, name, subscriptions, members in moved.channels:
+        for app, name, subscriptions, members, _ in moved.channels:
             channel = self._channels.setdefault((app, name), _Channel())
             channel.subscriptions += sign * subscriptions
             for user, data, connections in members:
@@ -152,7 +158,7 @@ class Views:
     def handed_over(self, request: HandOver) -> list[tuple[str, str, list[Any]]]:
         """From here on another worker tells them; what they have been told so far, as user ids by channel."""
         beliefs = []
-        for app, channel, subscriptions, members in request.channels:
+        for app, channel, subscriptions, members, _ in request.channels:
             if members:
                 beliefs.append((app, channel, list(self._users.get((app, channel), {}).values())))
                 self._less(app, channel, subscriptions)
@@ -160,7 +166,7 @@ class Views:
 
     def _inherited(self, event: Inherit) -> None:
         """What those who come with it have been told is the truth as of now, and so is what others here have been."""
-        for app, channel, subscriptions, members in event.channels:
+        for app, channel, subscriptions, members, _ in event.channels:
             if members:
                 self._members[app, channel] += subscriptions
         for app, channel, present in event.present:

@@ -27,6 +27,7 @@ from resonate.messages import (
     Present,
     Publication,
     Publish,
+    Reached,
     Request,
     Stamped,
     Subscribe,
@@ -47,6 +48,8 @@ TOGETHER: Final = 64
 BEHIND: Final = 10_000
 #: Payloads of cache channels that one worker remembers, in bytes.
 CACHE_BYTES: Final = 8 * 1024 * 1024
+#: Channels of which it may be remembered how far they were, although nobody here is on them any more.
+SPARE_POSITIONS: Final = 1000
 #: Origins of which it is remembered what has been seen; they are workers, and shards that have died.
 ORIGINS: Final = 4096
 
@@ -91,6 +94,7 @@ class Ledger:
         self._bequests: deque[tuple[int, str, int, Inherit]] = deque()  # (place, origin, seq, what): to be held
         self._inherited: deque[tuple[str, int]] = deque(maxlen=ORIGINS)  # the same of what is held already
         self._stable = 0
+        self._positions: dict[tuple[str, str], int] = {}  # how far in each channel's log this worker has heard
         self.received = 0  # the number of the last parcel
 
     @property
@@ -139,8 +143,10 @@ class Ledger:
             self._views.asked(request)
 
     def prune(self, now: float) -> None:
-        """Forget cached events whose time is over. To be called every now and then."""
+        """Forget cached events whose time is over, and where channels were that have been left. To be called often."""
         self._cached.prune(now)
+        if len(self._positions) > 2 * len(self._holdings) + SPARE_POSITIONS and self.settled:
+            self._positions = {key: place for key, place in self._positions.items() if key in self._holdings}
 
     def batch(self) -> Batch | None:
         """The requests to send now."""
@@ -176,6 +182,7 @@ class Ledger:
             self._stable,
             tuple(self._inherited),
             tuple(bequest[1:] for bequest in self._bequests),
+            tuple((*key, position) for key, position in self._positions.items()),
         )
 
     # --- from the shard ----------------------------------------------------------------------------------------------
@@ -213,15 +220,23 @@ class Ledger:
             if type(event) in _PRESENCE:
                 if isinstance(event, Inherit):
                     self._bequests.append((stamped.place, stamped.origin, stamped.seq, event))
+                    self._positions |= {held[:2]: held.position for held in event.channels if held.position}
+                elif isinstance(event, Subscribed) and event.position:
+                    self._positions[event.app, event.channel] = event.position
                 heard += self._views.told(event)
                 continue
             if isinstance(event, Publication):
+                if event.position:
+                    self._positions[event.app, event.channel] = event.position
                 if event.keep_s:
                     self._cached.put((event.app, event.channel), event.payload, now, event.keep_s, stamped.place)
             elif isinstance(event, Connected) and stamped.origin == self._worker:
                 self._decided(stamped.seq, event.admitted)
             elif isinstance(event, Superseded):
                 self._cached.forget((event.app, event.channel))
+                continue
+            elif isinstance(event, Reached):
+                self._positions[event.app, event.channel] = event.position
                 continue
             elif isinstance(event, HandedOver):
                 event = self._handed_over(stamped.seq, event)
@@ -239,7 +254,14 @@ class Ledger:
         self._decided(seq, event.done)
         if not event.done or not isinstance(request, HandOver):
             return event
+        self._under_way[seq - self._under_way[0].seq].request = self._cut(request)
         return event._replace(beliefs=self._views.handed_over(request))
+
+    def _cut(self, request: HandOver) -> HandOver:
+        """The same, with how far the channels' logs had come there: a successor could not know."""
+        at = self._positions
+        channels = [held._replace(position=at.get((held.app, held.channel), 0)) for held in request.channels]
+        return request._replace(channels=channels)
 
     def _acknowledged(self, seq: int, place: int, now: float) -> list[Event]:
         """Requests up to `seq` are done; the answers of those that have no other."""

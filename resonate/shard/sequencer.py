@@ -33,15 +33,18 @@ class Delivery:
 class Sequencer:
     """`expected` are the workers that were alive when this shard began; it recovers until each has declared or gone.
 
+    `withheld`: and until `release` is called.
+
     `name` tells this shard process from those before it: it is the origin of what follows from no request. What is to
     be sent gathers until `take`. A request that cannot be handled is a defect: it is done without effect, and the
     exception is left in `failures` for the log.
     """
 
-    def __init__(self, shard: Shard, name: str, expected: Iterable[str] = ()) -> None:
+    def __init__(self, shard: Shard, name: str, expected: Iterable[str] = (), withheld: bool = False) -> None:
         self._shard = shard
         self._name = name
         self._expected = set(expected)
+        self._withheld = withheld
         self._held: list[Held] = []
         self._seen: dict[tuple[str, int], int] = {}
         self._inherited: set[tuple[str, int]] = set()  # what has been handed over and is declared by the heir
@@ -62,6 +65,11 @@ class Sequencer:
     def missing(self) -> frozenset[str]:
         """The workers that have not declared yet; while there are any, requests are held back."""
         return frozenset(self._expected)
+
+    @property
+    def recovering(self) -> bool:
+        """Whether requests are held back."""
+        return bool(self._expected) or self._withheld
 
     def declare(self, worker: str, declaration: Declaration, now: float) -> None:
         """A worker is there, and says what it holds."""
@@ -88,12 +96,12 @@ class Sequencer:
         if worker in self.broken:
             return
         self._next[worker] = first + len(requests)
-        if self._expected:
+        if self.recovering:
             self._held += [(worker, seq, request) for seq, request in enumerate(requests, first)]
             return
         delivery = self._delivery(worker)  # who asks is told first: its back ends are at work while others broadcast
         for seq, request in enumerate(requests, first):
-            self._stamp(worker, seq, self._handle(worker, request, now))
+            self._stamp(worker, seq, self._handle(worker, seq, request, now))
         last = first + len(requests) - 1
         self._mark(worker, last, self.place)
         delivery.acks.append(Ack(last, self.place, len(requests)))
@@ -105,8 +113,8 @@ class Sequencer:
         if worker in self.workers:
             self.workers.discard(worker)
             left = self._shard.leave(worker)
-            if not self._expected:  # else not all have said who is there: `Present` will tell
-                self._announce(left)
+            if not self.recovering:  # else not all have said who is there: `Present` will tell
+                self.announce(left)
         self.broken.discard(worker)
         for known in (self._told, self._done, self._next, self._deliveries):
             known.pop(worker, None)
@@ -141,12 +149,20 @@ class Sequencer:
     # --- recovery ----------------------------------------------------------------------------------------------------
 
     def _settle(self, worker: str, now: float) -> None:
-        """One less to wait for; after the last, do what was held back."""
+        """One less to wait for."""
         if worker not in self._expected:
             return
         self._expected.discard(worker)
-        if self._expected:
-            return
+        if not self.recovering:
+            self._recover(now)
+
+    def release(self, now: float) -> None:
+        """Nothing is withheld any more; to be called when nobody is missing."""
+        self._withheld = False
+        self._recover(now)
+
+    def _recover(self, now: float) -> None:
+        """Do what was held back."""
         self._held += self._kept()
         held, self._held = self._in_order(), []
         for place, (origin, seq, request) in held:
@@ -156,14 +172,14 @@ class Sequencer:
             if isinstance(request, HandOver):
                 outgoing = self._hand_over(origin, seq, request, now, place)
             else:
-                outgoing = self._handle(origin, request, now, place)
+                outgoing = self._handle(origin, seq, request, now, place)
             if place and place <= self._stable:  # old news to all, also to who was not on the channel then
                 outgoing = []
             done = self._stamp(origin, seq, outgoing, place)
             self._mark(origin, seq, done)
             self._delivery(origin).acks.append(Ack(seq, done, 1))
         self._seen, self._inherited, self._bequests = {}, set(), {}
-        self._announce(self._shard.present())
+        self.announce(self._shard.present())
 
     def _kept(self) -> list[Held]:
         """What has been handed over by those who do not ask for it again: they have gone, or know it to be stable."""
@@ -175,7 +191,7 @@ class Sequencer:
         if (origin, seq) in self._inherited:
             request = request._replace(heir="", certain=True)
         outgoing: Outgoing = []
-        for receiver, event in self._handle(origin, request, now, place):
+        for receiver, event in self._handle(origin, seq, request, now, place):
             if isinstance(event, Inherit):
                 event = event._replace(recovered=True)
             outgoing.append((receiver, event))
@@ -201,9 +217,9 @@ class Sequencer:
 
     # --- places ------------------------------------------------------------------------------------------------------
 
-    def _handle(self, worker: str, request: Request, now: float, place: int = 0) -> Outgoing:
+    def _handle(self, worker: str, seq: int, request: Request, now: float, place: int = 0) -> Outgoing:
         try:
-            outgoing = self._shard.handle(worker, request, now, place)
+            outgoing = self._shard.handle(worker, request, now, place, seq)
         except Exception as error:
             self.failures.append(error)
             return []
@@ -211,7 +227,7 @@ class Sequencer:
             outgoing.pop()  # the Ack will do
         return outgoing
 
-    def _announce(self, outgoing: Outgoing) -> None:
+    def announce(self, outgoing: Outgoing) -> None:
         """Tell what follows from no request."""
         if outgoing:
             self._own += 1

@@ -91,7 +91,7 @@ class Shard:
                 app.subscriptions -= channel.interest[worker]
                 removed = [MemberRemoved(app_id, name, user.id) for user in channel.forget(worker)]
                 outgoing += [(other, event) for event in removed for other in channel.interest]
-                if not channel.interest:
+                if channel.idle:
                     del app.channels[name]
         return outgoing
 
@@ -142,7 +142,8 @@ class Shard:
     def counts(self) -> dict[str, list[int]]:
         """By app: connections, subscriptions, occupied channels."""
         return {
-            app_id: [app.connected.total(), app.subscriptions, len(app.channels)] for app_id, app in self._apps.items()
+            app_id: [app.connected.total(), app.subscriptions, sum(map(_occupied, app.channels.values()))]
+            for app_id, app in self._apps.items()
         }
 
     def _app(self, app_id: str) -> _App:
@@ -151,8 +152,8 @@ class Shard:
             app = self._apps[app_id] = _App()
         return app
 
-    def handle(self, worker: str, request: Request, now: float, place: int = 0) -> Outgoing:
-        """Act upon a request of `worker`; what is to be sent to whom, in order.
+    def handle(self, worker: str, request: Request, now: float, place: int = 0, seq: int = 0) -> Outgoing:
+        """Act upon a request of `worker`, its number is `seq`; what is to be sent to whom, in order.
 
         `place` is that which the request had under a shard that has died, 0 for a new one.
         """
@@ -210,13 +211,14 @@ class Shard:
 
     def _subscribed(self, channel: Channel, request: Subscribe | Refresh, now: float) -> Subscribed:
         cached = self._cache.get((request.app, request.channel), now)
-        return Subscribed(request.app, request.channel, request.socket, request.ref, channel.members(), cached)
+        at = channel.position or 0
+        return Subscribed(request.app, request.channel, request.socket, request.ref, channel.members(), cached, at)
 
     def _unsubscribe(self, app: _App, worker: str, request: Unsubscribe, now: float) -> Outgoing:
         channel = app.channels[request.channel]
         gone = channel.leave(worker, request.user)
         app.subscriptions -= 1
-        if not channel.interest:
+        if channel.idle:
             del app.channels[request.channel]
         if gone is None:
             return []
@@ -236,7 +238,8 @@ class Shard:
             return [(worker, HandedOver(ref, number, False, []))]
         outgoing: Outgoing = [(worker, HandedOver(ref, number, True, []))]
         if heir in self._workers:
-            outgoing.append((heir, Inherit(worker, ref, number, apps, channels, self._news(heir, channels))))
+            moved = [self._at_its_position(worker, holding) for holding in channels]
+            outgoing.append((heir, Inherit(worker, ref, number, apps, moved, self._news(heir, channels))))
             self.hold(heir, apps, channels)
         for app_id, connected, attached in apps:
             app = self._app(app_id)
@@ -247,9 +250,14 @@ class Shard:
             app.subscriptions -= holding.subscriptions
             channel = app.channels[holding.channel]
             channel.release(worker, holding)
-            if not channel.interest:
+            if channel.idle:
                 del app.channels[holding.channel]
         return outgoing
+
+    def _at_its_position(self, worker: str, holding: ChannelHolding) -> ChannelHolding:
+        """With how far the log has come; where it has been told before, by a shard that has died, it stays so."""
+        at = self._app(holding.app).channels[holding.channel].position
+        return holding._replace(position=at) if at and not holding.position else holding
 
     def _news(self, heir: str, channels: list[ChannelHolding]) -> list[tuple[str, str, list[Any]]]:
         """Who is on the presence channels among these of which the heir has known nothing before."""
@@ -298,13 +306,14 @@ class Shard:
         found = {
             name: channel.info(self._cache.get((request.app, name), now) if request.cached else None)
             for name, channel in app.channels.items()
-            if name.startswith(request.prefix)
+            if name.startswith(request.prefix) and channel.interest
         }
         return [(worker, Answer(request.ref, found))]
 
     def _list_users(self, app: _App, worker: str, request: ListUsers, now: float) -> Outgoing:
         channel = app.channels.get(request.channel)
-        ids = None if channel is None else [user.id for user in (channel.users or {}).values()]
+        occupied = channel is not None and channel.interest
+        ids = [user.id for user in (channel.users or {}).values()] if channel is not None and occupied else None
         return [(worker, Answer(request.ref, ids))]
 
     def _count_connections(self, app: _App, worker: str, request: CountConnections, now: float) -> Outgoing:
@@ -315,8 +324,14 @@ class Shard:
         return [*((other, expel) for other in self._workers), (worker, Answer(request.ref, None))]
 
     def _inspect(self, worker: str, request: Inspect) -> Outgoing:
-        found = [{**self.counters, "apps": self.counts()}, self._retired, *self._reports.values()]
-        return [(worker, Answer(request.ref, found))]
+        return [(worker, Answer(request.ref, self._inspected({})))]
+
+    def _inspected(self, more: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{**self.counters, "apps": self.counts(), **more}, self._retired, *self._reports.values()]
+
+
+def _occupied(channel: Channel) -> bool:
+    return bool(channel.interest)
 
 
 _HANDLERS: dict[type, Callable[[Shard, _App, str, Any, float], Outgoing]] = {

@@ -30,7 +30,8 @@ sys.path.insert(0, str(ROOT))  # run as a script
 from resonate.server.balancer import LOOK_EVERY_S  # noqa: E402
 from tests.bench.reload import PUBLISHERS, Listener, Load, Publisher, Tally  # noqa: E402
 from tests.support.cluster import Crowd, Kind, Stage, cluster, holders, kill, settled, workers_of  # noqa: E402
-from tests.support.server import BIN, Server, free_port  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
+from tests.support.server import BIN, Server  # noqa: E402
 
 #: Seconds between two looks at the processes: they cost the load generator something.
 LOOK_S: Final = 0.25

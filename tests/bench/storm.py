@@ -192,7 +192,7 @@ class Visitor(Peer):
         self.view: set[str] | None = None
         self.readings: dict[str, Reading] = {}
         self._storm = storm
-        super().__init__(storm.crowd)
+        super().__init__(storm.crowd, storm.server_of(number))
 
     def __str__(self) -> str:
         return f"client {self.number} ({self.user}, {self.socket_id})"
@@ -314,7 +314,11 @@ class Storm:
         self._count()
         return Outcome(dict(self.counts), self.violations)
 
-    # What visitors tell
+    # What visitors ask and tell
+
+    def server_of(self, number: int) -> Server:
+        """To whom the client of that number connects."""
+        return self._server
 
     def wrong(self, text: str) -> None:
         """Something that must not be."""

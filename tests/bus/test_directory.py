@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from resonate.bus.directory import LONGEST_PATH, RunDirectory, alive, identity, pid_of
 from resonate.errors import ConfigurationError
-from tests.bus.support import Place
+from tests.bus.support import ROOT, Place
 
 
 @pytest.fixture
@@ -190,6 +193,43 @@ def test_a_check_leaves_nothing(place: Place) -> None:
 
 def test_masters_of_a_parent_that_is_not_there() -> None:
     assert RunDirectory.masters("/proc/nobody/writes/here") == []
+
+
+def test_a_host_has_one_id(place: Place) -> None:
+    found = place.directory.host_id()
+    assert re.fullmatch("[0-9a-f]{16}", found)
+    assert RunDirectory(place.directory.path).host_id() == found
+    assert os.listdir(place.directory.path) == ["host"]
+
+
+def test_processes_that_ask_at_once_agree(place: Place) -> None:
+    program = (
+        "import sys; from pathlib import Path; from resonate.bus.directory import RunDirectory; sys.stdin.read()\n"
+        "print(RunDirectory(Path(sys.argv[1])).host_id())"
+    )
+    words = [sys.executable, "-c", program, str(place.directory.path)]
+    asking = [
+        subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    for process in asking:
+        assert process.stdin is not None
+        process.stdin.close()
+    found = set()
+    for process in asking:
+        assert process.stdout is not None
+        with process.stdout as answer:
+            found.add(answer.read().strip())
+        assert process.wait() == 0
+    assert found == {place.directory.host_id()}
+
+
+def test_a_directory_that_is_made_anew_is_another_host(place: Place) -> None:
+    before = place.directory.host_id()
+    place.directory.remove()
+    with pytest.raises(OSError, match="No such file"):
+        place.directory.host_id()
+    place.directory.ensure()
+    assert place.directory.host_id() != before
 
 
 # --- who is there ----------------------------------------------------------------------------------------------------

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,8 +34,10 @@ from resonate.messages import (
     Terminate,
     Unsubscribe,
 )
+from resonate.scaling import Redis, Scaling
 from resonate.shard.ledger import NOTHING
-from tests.bus.support import Place, RawWorker, ShardProcess
+from resonate.version import PROTOCOL
+from tests.bus.support import ROOT, Place, RawWorker, ShardProcess
 from tests.support.eventually import eventually
 
 
@@ -358,7 +364,7 @@ def test_it_does_not_keep_what_it_was_started_with(place: Place) -> None:
     """Listening sockets of whoever has started it would stay open with it."""
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
-    pid = spawn(place.directory, 0, 30, "text")
+    pid = spawn(place.directory, 0, 30, "text", Scaling())
     try:
         name = eventually(lambda: place.directory.shard(0))
         assert name is not None
@@ -371,3 +377,40 @@ def test_it_does_not_keep_what_it_was_started_with(place: Place) -> None:
         os.close(writing)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def test_what_it_is_told_of_other_hosts_is_seen_by_nobody(place: Place) -> None:
+    scaling = Scaling(enabled=True, redis=Redis(password="hunter2"), secret="hunter2-and-hunter2")
+    pid = spawn(place.directory, 0, 30, "text", scaling)
+    try:
+        eventually(lambda: place.directory.shard(0))
+        told = b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+        assert b"--scaled" in told
+        assert b"hunter2" not in told
+        assert os.readlink(f"/proc/{pid}/fd/0") == os.devnull, "it has been read"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_it_is_told_all_of_it() -> None:
+    scaling = Scaling(enabled=True, redis=Redis(password="hunter2"), patience=0.5)
+    program = "from resonate.bus.spawn import told; print(repr(told().plain()))"
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        input=json.dumps(scaling.plain()),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.strip() == repr(scaling.plain())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"redis": 1}', '{"redis": {}, "lease": 0}'])
+def test_what_cannot_be_understood_is_not_what_it_is_told(place: Place, text: str) -> None:
+    words = [sys.executable, "-m", "resonate.bus", str(place.directory.path), "0", "30", "text", str(PROTOCOL)]
+    done = subprocess.run([*words, "--scaled"], cwd=ROOT, input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "shard 0 cannot start: what it is told of scaling cannot be understood" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -129,11 +129,11 @@ def test_a_redis_that_is_not_there_yet(unready: Callable[[Place], End], lines: L
 @pytest.mark.parametrize("busy", [True, False])
 def test_a_redis_that_hangs_is_lost(redis: RedisServer, unready: Callable[[Place], End], busy: bool) -> None:
     end = unready(Place(port=redis.port, patience=0.5)).until_ready()
-    redis.pause()
+    redis.freeze()
     if busy:
         end.order(Append(1000, LOG, b"x", b"", 0))
     assert end.until_lost(within=10) == "no answer within 0.5 s"
-    redis.resume()
+    redis.thaw()
     end.until_ready(2)
     assert works(end)
     assert not [report for report in end.reports if isinstance(report, Reply) and report.ref == 1000]
@@ -193,11 +193,11 @@ def everything(end: End, log: str = LOG) -> list[tuple[int, bytes]]:
 
 def test_who_does_not_keep_up_is_lost(redis: RedisServer, unready: Callable[[Place], End]) -> None:
     end = unready(Place(port=redis.port, patience=60)).until_ready()
-    redis.pause()
+    redis.freeze()
     entry = bytes(2**20)
     end.order(*(Append(1000, LOG, entry, b"", 0) for _ in range(MOST_BYTES // 2**20 + 16)))
     assert "keep up" in end.until_lost()
-    redis.resume()
+    redis.thaw()
     end.until_ready(2)
 
 

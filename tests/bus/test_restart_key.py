@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from resonate.bus.restart_key import RestartKey, Values, compare, names, number, slug
+from resonate.scaling import Redis, Scaling
 from resonate.settings import Server
 
 KEY = "laravel:reverb:restart"
@@ -99,16 +102,21 @@ def test_each_change_is_news_once(seen: list[Values]) -> None:
         last |= told
 
 
+def at(restart_database: int = 1, **redis: Any) -> Server:
+    """Settings of a cache in such a Redis."""
+    return Server(restart_database=restart_database, scaling=Scaling(redis=Redis(**redis)))
+
+
 @pytest.mark.parametrize(
     ("server", "place"),
     [
         (Server(), "127.0.0.1:6379, database 1"),
-        (Server(redis_host="/run/redis.sock"), "/run/redis.sock, database 1"),
-        (Server(redis_host="tls://cache.example.com", redis_port=6380), "cache.example.com:6380, database 1"),
-        (Server(redis_url="redis://:hunter2@cache:6380/3"), "cache:6380, database 3"),
-        (Server(redis_url="tls://ann:hunter2@cache", restart_database=2), "cache:6379, database 2"),
-        (Server(redis_url="unix:///run/redis.sock"), "/run/redis.sock, database 1"),
-        (Server(redis_url="tcp://cache/none?x=1"), "cache:6379, database 1"),
+        (at(host="/run/redis.sock"), "/run/redis.sock, database 1"),
+        (at(host="tls://cache.example.com", port=6380), "cache.example.com:6380, database 1"),
+        (at(url="redis://:hunter2@cache:6380/3"), "cache:6380, database 3"),
+        (at(url="tls://ann:hunter2@cache", restart_database=2), "cache:6379, database 2"),
+        (at(url="unix:///run/redis.sock"), "/run/redis.sock, database 1"),
+        (at(url="tcp://cache/none?x=1"), "cache:6379, database 1"),
     ],
 )
 def test_where_it_is(server: Server, place: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from resonate.bus.restart_key import RedisError, RestartKey
 from resonate.bus.restart_watch import RestartWatch, memory, unnoticed
+from resonate.scaling import Redis, Scaling
 from resonate.settings import Server
 from tests.bus.support import Place
 from tests.support.redis import RedisServer
@@ -24,12 +25,17 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield running
 
 
+def cached(app: str, redis: RedisServer) -> Server:
+    """Settings of an application whose cache is in that Redis."""
+    return Server(restart_store="redis", restart_app_name=app, scaling=Scaling(redis=Redis(port=redis.port)))
+
+
 class Host:
     """The workers of one master, as far as they look."""
 
     def __init__(self, place: Place, redis: RedisServer) -> None:
         self.directory = place.directory
-        self.server = Server(restart_store="redis", restart_app_name="Shop", redis_port=redis.port)
+        self.server = cached("Shop", redis)
         self.asked = 0
         self.deaf = False
 
@@ -161,7 +167,7 @@ def test_the_key_is_later_each_time(host: Host, redis: RedisServer) -> None:
 
 
 def test_where_no_key_is_yet_the_first_is_set(place: Place, redis: RedisServer) -> None:
-    key = RestartKey(Server(restart_store="redis", restart_app_name="New", redis_port=redis.port))
+    key = RestartKey(cached("New", redis))
     key.write(7)
     assert key.read() == {**dict.fromkeys(key.names), key.names[0]: 7}
     with unnoticed(place.directory) as note:  # where nobody has ever looked

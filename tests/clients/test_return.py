@@ -19,9 +19,7 @@ ADA: dict[str, Any] = {"signin": True, "member": {"user_id": "ada"}, "user": {"i
 
 def started_again(directory: Path, port: int) -> Server:
     """A server on a port that is known already; `Server` itself takes a free one."""
-    server = Server(directory, command=["resonate", "start", "--host", "127.0.0.1", "--port", str(port)])
-    server.port = port
-    return server
+    return Server(directory, command=["resonate", "start", "--host", "127.0.0.1", "--port", "{port}"], port=port)
 
 
 def expect_ready(watcher: Watcher) -> str:

@@ -34,7 +34,19 @@ from tests.config.support import Directory
         ("max_send_buffer = 100", "servers.reverb.max_send_buffer", "100"),
         ("max_subscriptions_per_connection = 0", "servers.reverb.max_subscriptions_per_connection", "0"),
         ("cache_ttl = 0", "servers.reverb.cache_ttl", "0"),
-        ("scaling.enabled = true", "servers.reverb.scaling.enabled", "True"),
+        ('scaling.enabled = "perhaps"', "servers.reverb.scaling.enabled", "'perhaps'"),
+        ("scaling.patience = 0", "servers.reverb.scaling.patience", "0"),
+        ("scaling.patience = nan", "servers.reverb.scaling.patience", "nan"),
+        ('scaling.patience = "1e3"', "servers.reverb.scaling.patience", "'1e3'"),
+        ("scaling.lease = 2", "servers.reverb.scaling.lease", "2"),
+        ("scaling.lease = 3601", "servers.reverb.scaling.lease", "3601"),
+        ("scaling.log_length = 99", "servers.reverb.scaling.log_length", "99"),
+        ("scaling.log_seconds = 9", "servers.reverb.scaling.log_seconds", "9"),
+        ("scaling.queue_bytes = 0", "servers.reverb.scaling.queue_bytes", "0"),
+        ("scaling.queue_seconds = 0", "servers.reverb.scaling.queue_seconds", "0"),
+        ('scaling.outage_publish = "drop"', "servers.reverb.scaling.outage_publish", "'drop'"),
+        ('scaling.outage_health = "sick"', "servers.reverb.scaling.outage_health", "'sick'"),
+        ('scaling.envelope = "xml"', "servers.reverb.scaling.envelope", "'xml'"),
         ('scaling.server.database = "x"', "servers.reverb.scaling.server.database", "'x'"),
         ('plugins = ["a.B"]', "servers.reverb.plugins", "['a.B']"),
         ('options = "x"', "servers.reverb.options", ""),
@@ -83,7 +95,8 @@ def test_app(directory: Directory, line: str, key: str, value: str) -> None:
         ("REVERB_APP_PING_INTERVAL", "0"),
         ("REVERB_APP_RATE_LIMITING_ENABLED", "perhaps"),
         ("REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM", "some"),
-        ("REVERB_SCALING_ENABLED", "true"),
+        ("REVERB_SCALING_ENABLED", "perhaps"),
+        ("RESONATE_SCALING_PATIENCE", "61"),
         ("RESONATE_WORKERS", "0"),
         ("RESONATE_LOG_FORMAT", "xml"),
     ],
@@ -167,6 +180,10 @@ def test_two_apps_with_the_same_name(directory: Directory, same: str, shown: str
         'scaling.server.password = {value = "hunter2"}',
         'restart.store = "redis"\nscaling.server.url = "http://:hunter2@host"',
         'restart.store = "redis"\nscaling.server.url = "redis://:hunter2/@host"',
+        'scaling.enabled = true\nscaling.server.url = "http://:hunter2@host"',
+        'scaling.enabled = true\nscaling.server.url = "redis+sentinel://:hunter2@host"',
+        'scaling.enabled = true\nscaling.server.url = "redis+sentinel://:hunter2@host:x/master"',
+        'scaling.secret = "hunter2"',
         'options.tls = "hunter2"',
         'options.tls.passphrase = ["hunter2"]',
         'options.tls.pasphrase = "hunter2"',
@@ -192,6 +209,8 @@ def test_secrets_of_apps_are_not_shown(directory: Directory, apps: str) -> None:
 
 
 def test_secrets_are_in_no_repr(directory: Directory) -> None:
-    settings = directory.toml('options.tls = {local_cert = "c", passphrase = "hunter2"}').load()
+    lines = 'options.tls = {local_cert = "c", passphrase = "hunter2"}', 'scaling.secret = "hunter2-and-hunter2"'
+    redis = 'scaling.server = {password = "hunter2", url = "redis://:hunter2@h"}'
+    settings = directory.toml("\n".join((*lines, redis))).load()
     assert settings.apps[0].secret == "hunter2"
     assert "hunter2" not in repr(settings)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from resonate.config.schema import APP, SERVER
+from resonate.scaling import Redis, Scaling
 from resonate.settings import App, AppOptions, RateLimiting, Server, Tls
 from tests.config.support import Directory
 
@@ -33,6 +34,19 @@ DOCUMENTED_SERVER: dict[str, str | None] = {
     "scaling.server.password": "REDIS_PASSWORD",
     "scaling.server.database": "REDIS_DB",
     "scaling.server.timeout": "REDIS_TIMEOUT",
+    "scaling.server.cluster": "RESONATE_SCALING_CLUSTER",
+    "scaling.server.sentinel_master": "RESONATE_SCALING_SENTINEL_MASTER",
+    "scaling.server.sentinels": "RESONATE_SCALING_SENTINELS",
+    "scaling.patience": "RESONATE_SCALING_PATIENCE",
+    "scaling.lease": "RESONATE_SCALING_LEASE",
+    "scaling.log_length": "RESONATE_SCALING_LOG_LENGTH",
+    "scaling.log_seconds": "RESONATE_SCALING_LOG_SECONDS",
+    "scaling.queue_bytes": "RESONATE_SCALING_QUEUE_BYTES",
+    "scaling.queue_seconds": "RESONATE_SCALING_QUEUE_SECONDS",
+    "scaling.outage_publish": "RESONATE_SCALING_OUTAGE_PUBLISH",
+    "scaling.outage_health": "RESONATE_SCALING_OUTAGE_HEALTH",
+    "scaling.secret": "RESONATE_SCALING_SECRET",
+    "scaling.envelope": "RESONATE_SCALING_ENVELOPE",
     "restart.store": "CACHE_STORE",
     "restart.database": "REDIS_CACHE_DB",
     "restart.app_name": "APP_NAME",
@@ -103,6 +117,16 @@ def test_documented_defaults() -> None:
     assert rate == RateLimiting(enabled=False, max_attempts=60, decay_seconds=60, terminate_on_limit=False)
 
 
+def scaled(**values: Any) -> dict[str, Any]:
+    """Server settings whose scaling has these values."""
+    return {"scaling": Scaling(**values)}
+
+
+def redis(**values: Any) -> dict[str, Any]:
+    """The same with these values of Redis."""
+    return scaled(redis=Redis(**values))
+
+
 # key, what it is in TOML, what it is as text, where it ends up
 SERVER_VALUES = [
     ("host", '"127.0.0.1"', "127.0.0.1", {"host": "127.0.0.1"}),
@@ -112,15 +136,31 @@ SERVER_VALUES = [
     ("max_request_size", "20000", "20000", {"max_request_size": 20000}),
     ("auth_timestamp_grace", "0", "0", {"auth_timestamp_grace": 0}),
     ("drain_timeout", "5", "5", {"drain_timeout": 5}),
-    ("scaling.enabled", "false", "false", {}),
-    ("scaling.channel", '"reverb"', "reverb", {}),
-    ("scaling.server.url", '"redis://h"', "redis://h", {"redis_url": "redis://h"}),
-    ("scaling.server.host", '"h"', "h", {"redis_host": "h"}),
-    ("scaling.server.port", "6380", "6380", {"redis_port": 6380}),
-    ("scaling.server.username", '"u"', "u", {"redis_username": "u"}),
-    ("scaling.server.password", '"p"', "p", {"redis_password": "p"}),
-    ("scaling.server.database", "0", "0", {}),
+    ("scaling.enabled", "true", "true", scaled(enabled=True)),
+    ("scaling.channel", '"shop"', "shop", scaled(prefix="shop")),
+    ("scaling.server.url", '"redis://h"', "redis://h", redis(url="redis://h")),
+    ("scaling.server.host", '"h"', "h", redis(host="h")),
+    ("scaling.server.port", "6380", "6380", redis(port=6380)),
+    ("scaling.server.username", '"u"', "u", redis(username="u")),
+    ("scaling.server.password", '"p"', "p", redis(password="p")),
+    ("scaling.server.database", "3", "3", redis(database=3)),
+    ("scaling.server.database", '"null"', "null", redis(database=0)),
     ("scaling.server.timeout", "60", "60", {}),
+    ("scaling.server.cluster", "true", "yes", redis(cluster=True)),
+    ("scaling.server.sentinel_master", '"m"', "m", redis(sentinel_master="m")),
+    ("scaling.server.sentinels", '["a:1", "[::1]:2"]', "a:1, [::1]:2", redis(sentinels=("a:1", "[::1]:2"))),
+    ("scaling.server.sentinels", '"a:1,b:2"', "a:1,b:2", redis(sentinels=("a:1", "b:2"))),
+    ("scaling.patience", "0.5", "0.5", scaled(patience=0.5)),
+    ("scaling.patience", "3", "3", scaled(patience=3.0)),
+    ("scaling.lease", "30", "30", scaled(lease=30)),
+    ("scaling.log_length", "500", "500", scaled(log_length=500)),
+    ("scaling.log_seconds", "60", "60", scaled(log_seconds=60)),
+    ("scaling.queue_bytes", "65536", "65536", scaled(queue_bytes=65536)),
+    ("scaling.queue_seconds", "5", "5", scaled(queue_seconds=5)),
+    ("scaling.outage_publish", '"refuse"', "refuse", scaled(outage_publish="refuse")),
+    ("scaling.outage_health", '"down"', "down", scaled(outage_health="down")),
+    ("scaling.secret", '"0123456789abcdef"', "0123456789abcdef", scaled(secret="0123456789abcdef")),
+    ("scaling.envelope", '"resonate"', "resonate", scaled(envelope="resonate")),
     ("restart.store", '"redis"', "redis", {"restart_store": "redis"}),
     ("restart.store", '"database"', "database", {"restart_store": "database"}),
     ("restart.database", "3", "3", {"restart_database": 3}),

@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 from gunicorn.config import Config, make_settings
+from resonate.supervisor.doctor.examination import CHECKS
 
 from resonate.config.schema import APP, OTHER_VARIABLES, SERVER, Key
+from resonate.scaling import Redis, Scaling
 from resonate.settings import App, AppOptions, RateLimiting, Server, Tls
 from tests.docs.pages import ROOT, Block, anchors, blocks, links, pages, prose, table
 from tests.support.client import TEXT, Client
@@ -32,6 +34,8 @@ CREDENTIALS = {"REVERB_APP_ID": "1001", "REVERB_APP_KEY": "app-key", "REVERB_APP
 DOCUMENTED_APP = {"app_id": "1001", "key": "app-key", "secret": "app-secret"}
 #: Folders with settings of their own: example sites and the tests of real clients.
 ELSEWHERE = (ROOT / "docs" / "examples", ROOT / "tests")
+
+COMMANDS = ("start", "status", "reload", "restart", "doctor")
 
 ALL_PAGES = pages()
 
@@ -112,20 +116,16 @@ def documented(heading: str) -> dict[str, list[str]]:
     return {key: row[1:] for key, row in zip(keys, rows, strict=True)}
 
 
-def defaults() -> dict[str, Any]:
-    """The default of each field of the settings, None where there is none."""
-    found: dict[str, Any] = {}
-    for kind in (Tls, AppOptions, RateLimiting, App, Server):
-        for field in dataclasses.fields(kind):
-            found[f"{kind.__name__}.{field.name}"] = None if field.default is dataclasses.MISSING else field.default
-    return found
+#: The parts of the settings; their names stand before a dot in the fields of the keys.
+PARTS = {"tls": Tls, "scaling": Scaling, "redis": Redis, "options": AppOptions, "rate_limiting": RateLimiting}
 
 
 def default_of(table_name: str, field: str) -> Any:
-    owners = ("Server", "Tls") if table_name == "Server keys" else ("App", "AppOptions", "RateLimiting")
-    known = defaults()
-    (owner,) = [owner for owner in owners if f"{owner}.{field}" in known]
-    return known[f"{owner}.{field}"]
+    """None where there is none."""
+    part, _, name = field.rpartition(".")
+    kind = PARTS[part] if part else Server if table_name == "Server keys" else App
+    (default,) = [each.default for each in dataclasses.fields(kind) if each.name == name]
+    return None if default is dataclasses.MISSING else default
 
 
 @pytest.mark.parametrize(("heading", "keys"), [("Server keys", SERVER), ("App keys", APP)])
@@ -192,7 +192,7 @@ def options_of_resonate(command: str) -> set[str]:
 
 
 def test_commands_use_options_that_exist() -> None:
-    known, seen = {name: options_of_resonate(name) for name in ("start", "status", "reload", "restart")}, 0
+    known, seen = {name: options_of_resonate(name) for name in COMMANDS}, 0
     gunicorn = Config().parser()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for block in blocks("sh"):
@@ -208,6 +208,11 @@ def test_commands_use_options_that_exist() -> None:
                 assert set(words) <= targets, block.name
                 seen += 1
     assert seen > 5
+
+
+def test_every_check_of_the_doctor_is_documented_and_no_other() -> None:
+    rows = table(ROOT / "docs" / "operations" / "doctor.md", "What is looked at")
+    assert [name for name, _ in rows] == ["configuration", *(name for name, _ in CHECKS)]
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)

@@ -79,7 +79,7 @@ class Loop:
 class World:
     """A worker without a process: one connection at a time, whose client is the other end of a socket pair."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: Server | None = None) -> None:
         self.loop, self.stats = Loop(), Stats()
         self.asked: list[Callable[[list[Snapshot]], None]] = []
         self.reactor = Reactor(self.loop, LOG, 100_000)
@@ -88,7 +88,7 @@ class World:
         hub = Hub(self.loop, LOG, link.send, calls.answer, None, self.stats)
         self.hub = hub
         link.connect(self.deliver)
-        settings = Settings(server=Server(), apps=(APP,))
+        settings = Settings(server=server or Server(), apps=(APP,))
         self.context = Context(
             settings=settings,
             log=LOG,
@@ -98,7 +98,7 @@ class World:
             calls=calls,
             api=Api(settings, itertools.count(1)),
             hosting=Nobody(),
-            health=Health(),
+            health=Health(lambda: self.trouble, hub.cut_off),
             tracer=None,
             stats=self.stats,
             collect=self.asked.append,
@@ -107,6 +107,7 @@ class World:
         self.ours, self.peer = socket.socketpair()
         self.ours.setblocking(False)
         self.transport: Any = None
+        self.trouble = ""  # why the shard does not answer
         self.kept: list[Event] | None = None  # what the shard says is kept back here
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from resonate.messages import (
     Publication,
     Publish,
     Request,
+    Standing,
     Subscribe,
     Subscribed,
     Unsubscribe,
@@ -305,3 +306,11 @@ def test_who_has_joined_leaves_no_file(work: Callable[..., Worker]) -> None:
     worker.join()
     worker.membership.close()
     assert worker.membership.name not in os.listdir(worker.place.directory.path)
+
+
+def test_shards_that_are_not_there_any_more_have_no_trouble(work: Callable[..., Worker]) -> None:
+    """One that has gone would be remembered as cut off from the other hosts for ever."""
+    worker = work(sharded=True, shards=3)
+    worker.membership.hold(1)
+    worker.membership.reshard(1)
+    assert worker.events == [Standing(1, ""), Standing(2, "")]

@@ -36,6 +36,23 @@ SHARD: Snapshot = {
 }
 
 
+SCALED: Snapshot = {
+    **SHARD,
+    "scaling": {
+        "degraded": 1,
+        "queue": 3,
+        "queue_bytes": 300,
+        "dropped": 4,
+        "missed": 5,
+        "lost": 6,
+        "entries_in": 7,
+        "entries_out": 8,
+        "refused": 9,
+    },
+    "totals": {"app1": [30, 50, 20]},
+}
+
+
 def worker() -> Stats:
     """The counters of a worker that has seen one of everything."""
     stats = Stats()
@@ -65,7 +82,7 @@ def samples(text: bytes) -> dict[str, float]:
 
 def test_every_metric_is_documented_and_no_other() -> None:
     rendered = []
-    for family in text_string_to_metric_families(metrics.render([worker().snapshot(1), SHARD]).decode()):
+    for family in text_string_to_metric_families(metrics.render([worker().snapshot(1), SCALED]).decode()):
         name = f"`{family.name}_total`" if family.type == "counter" else f"`{family.name}`"
         labels = sorted({f"`{label}`" for sample in family.samples for label in sample.labels if label != "le"})
         rendered.append([name, family.type, ", ".join(labels) or "–", family.documentation])
@@ -75,7 +92,9 @@ def test_every_metric_is_documented_and_no_other() -> None:
 def test_every_counter_of_a_snapshot_is_rendered() -> None:
     """A number that is counted, sent and shown nowhere, or shown and not kept when its worker goes."""
     rendered = {counter.key for counter in metrics._COUNTERS}
-    assert rendered | {"rest_latency", "rest_latency_sum_s"} == set(counters.COUNTERS)
+    assert rendered | {"rest_latency", "rest_latency_sum_s", "scaling"} == set(counters.COUNTERS)
+    told = {counter.key for counter in metrics._OF_SCALING} | {key for _, key, _ in metrics._NOW_OF_SCALING}
+    assert told == SCALED["scaling"].keys()
 
 
 def test_the_numbers_of_all_processes_are_added_up() -> None:
@@ -111,6 +130,36 @@ def test_the_numbers_of_all_processes_are_added_up() -> None:
         f'resonate_build_info{{version="{__version__}"}}': 1,
     }
     assert {key: found.get(key) for key in expected} == expected
+
+
+def test_of_several_hosts() -> None:
+    """Counters of a shard that has gone are kept, what was true of it is not; all shards know the same totals."""
+    other = {**SCALED, "totals": {"app1": [31, 49, 20], "app2": [1, 0, 0]}}
+    gone = counters.add({}, SCALED)
+    found = samples(metrics.render([worker().snapshot(0), SCALED, other, gone]))
+    expected = {
+        "resonate_scaling_degraded": 2,
+        "resonate_scaling_queue_entries": 6,
+        "resonate_scaling_queue_bytes": 600,
+        "resonate_scaling_redis_losses_total": 18,
+        "resonate_scaling_entries_received_total": 21,
+        "resonate_scaling_entries_sent_total": 24,
+        "resonate_scaling_dropped_total": 12,
+        "resonate_scaling_missed_total": 15,
+        "resonate_scaling_refused_total": 27,
+        'resonate_connections{app="app1"}': 6,
+        'resonate_cluster_connections{app="app1"}': 31,
+        'resonate_cluster_connections{app="app2"}': 1,
+        'resonate_cluster_subscriptions{app="app1"}': 50,
+        'resonate_cluster_channels{app="app1"}': 20,
+    }
+    assert {key: found.get(key) for key in expected} == expected
+
+
+def test_where_there_is_one_host_nothing_is_said_of_others() -> None:
+    text = metrics.render([worker().snapshot(0), SHARD]).decode()
+    assert "resonate_scaling" not in text
+    assert "resonate_cluster" not in text
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from resonate.scaling import Scaling
 from resonate.server.scoreboard import Scoreboard
 from resonate.server.service import Service, Shared, Slot
 from resonate.settings import Server, Settings
@@ -24,7 +25,7 @@ def test_an_heir_in_the_gate_is_given_nothing(own: int | None, goes: bool) -> No
     slot = None if own is None else Slot(board, 0, own)
     settings, loop = Settings(server=Server(), apps=(APP,)), turns.loop
     with Place() as place:
-        shared = Shared(place.directory, None, 1)
+        shared = Shared(place.directory, None, 1, Scaling())
         made: Any = Service(loop, LOG, settings, shared, Nobody(), 75, sharded=False, starter=None, slot=slot)
         made._membership.beat({})
         said = [made._counted()["leaving"]]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from resonate.bus.directory import RunDirectory
+from resonate.scaling import Scaling
 from resonate.server.service import Shared
 from resonate.server.stock_master import LONGEST_PAUSE_S, Flag, StockMaster, pause_s
 
@@ -84,7 +85,7 @@ class Arbiter:
 def ours(tmp_path: Path) -> StockMaster:
     directory = tmp_path / "run"
     directory.mkdir()
-    return StockMaster(Shared(RunDirectory(directory), None, 1), signals=())
+    return StockMaster(Shared(RunDirectory(directory), None, 1, Scaling()), signals=())
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from resonate.supervisor.listeners import listen
 from resonate.supervisor.succession import Office
 from resonate.supervisor.wire import Wire
 
+from resonate.scaling import Scaling
 from resonate.version import PROTOCOL, VERSION
 from tests.supervisor.world import World
 
@@ -31,6 +32,7 @@ def test_a_wire_that_is_cut_while_the_old_master_lives_does_not_make_the_new_one
         "metrics": None,
         "listeners": {**listeners.plain(), "shared": []},
         "server": {"bus_shards": 1},
+        "scaling": Scaling().plain(),
         "generation": 2,
         "restarts": [],
         "workers": [],

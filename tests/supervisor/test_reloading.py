@@ -20,7 +20,8 @@ from resonate.supervisor.reloading import MOST_WAITING
 from resonate.bus.directory import RunDirectory
 from tests.supervisor.running import ROOT, Running, Start, gone, worker_of
 from tests.support.eventually import eventually
-from tests.support.server import BIN, free_port
+from tests.support.ports import free_port
+from tests.support.server import BIN
 
 
 def reload(running: Running, **values: Any) -> None:
@@ -161,6 +162,35 @@ def test_what_cannot_change_stays_and_is_said(start: Start) -> None:
     for words in ("run_dir stays", "log_format stays text until"):
         assert words in running.log()
     assert worker_of(running.connect())[1] in running.pids("worker")
+
+
+def test_one_worker_with_other_hosts_never_takes_its_shard_in(start: Start) -> None:
+    """And what the shard was started with stays, also for one that is started after a reload."""
+    scaling = {"enabled": True, "secret": "hunter2-and-hunter2"}
+    running = start(scaling=scaling).ready()
+    (before,) = running.pids("shard")
+    reload(running, scaling=scaling)
+    running.logged("reload 2 done")
+    serves(running, 2, 1)
+    assert "scaling stays" not in running.log()
+    for generation, other in (3, {}), (4, {**scaling, "lease": 30}):
+        reload(running, scaling=other)
+        running.logged(f"reload {generation} done")
+        serves(running, generation, 1)
+    assert running.pids("shard") == [before]
+    assert running.log().count("scaling stays as it is until") == 2
+    os.kill(before, signal.SIGKILL)
+    (after,) = eventually(lambda: [pid for pid in running.pids("shard") if pid != before])
+    assert b"--scaled" in Path(f"/proc/{after}/cmdline").read_bytes()
+    assert "hunter2" not in running.log()
+
+
+def test_scaling_is_taken_up_by_a_restart_alone(start: Start) -> None:
+    running = start().ready()
+    reload(running, scaling={"enabled": True})
+    running.logged("scaling stays as it is until the server is started again")
+    serves(running, 2, 1)
+    eventually(lambda: running.pids("shard") == [])
 
 
 def test_another_number_of_shards(start: Start) -> None:

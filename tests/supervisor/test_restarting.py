@@ -22,7 +22,8 @@ from resonate.bus.directory import RunDirectory
 from tests.supervisor.running import ROOT, Running, Start, gone, worker_of
 from tests.supervisor.test_master import HAND_DOWN
 from tests.support.eventually import eventually
-from tests.support.server import BIN, free_port
+from tests.support.ports import free_port
+from tests.support.server import BIN
 
 PATIENCE_S = 60
 #: What a lingering worker says that it has, once it accepts nobody any more.

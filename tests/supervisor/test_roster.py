@@ -59,6 +59,10 @@ def test_at_the_start_shards_come_first_and_one_worker_needs_none(
     assert World(workers, shards).spawns() == expected
 
 
+def test_with_other_hosts_one_worker_has_its_shard_beside_it() -> None:
+    assert World(1, 1, sharded=True).spawns() == [*SHARDS[:1], *WORKERS[:1]]
+
+
 def test_what_was_not_done_is_asked_for_again() -> None:
     roster = World(2).roster
     first = [action for action in roster.due(0.0) if isinstance(action, Spawn)]

@@ -19,7 +19,7 @@ from resonate.bus.directory import RunDirectory, identity
 from tests.supervisor.running import Running, Start, worker_of
 from tests.supervisor.test_master import HAND_DOWN
 from tests.support.eventually import eventually
-from tests.support.server import free_port
+from tests.support.ports import free_port
 
 
 def master(running: Running) -> int:
@@ -99,6 +99,18 @@ def test_another_master_follows(start: Start) -> None:
     nothing_is_left(running, *left)
     assert "ERROR" not in running.log()
     assert "Traceback" not in running.log()
+
+
+def test_its_shards_know_of_other_hosts_what_those_before_them_knew(start: Start) -> None:
+    running = start(scaling={"enabled": True, "lease": 20}).ready()
+    (before,) = running.pids("shard")
+    usr2(running, scaling={})
+    assert running.process.wait(20) == 0
+    serve(running, 2)
+    (after,) = running.pids("shard")
+    assert after != before
+    assert b"--scaled" in Path(f"/proc/{after}/cmdline").read_bytes()
+    assert running.log().count("scaling stays as it is until the server is started again") == 1
 
 
 def test_again_and_a_reload_after_that_and_nobody_who_connects_meanwhile_is_refused(start: Start) -> None:

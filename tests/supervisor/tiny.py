@@ -21,6 +21,7 @@ from resonate.supervisor.cli import fail
 from resonate.supervisor.program import serve
 
 from resonate.errors import ConfigurationError
+from resonate.scaling import Scaling
 from resonate.settings import App, Server, Settings
 
 
@@ -102,6 +103,7 @@ class Source:
     def load(cls) -> Settings:
         values = cls.read()
         cls.mode = values.pop("mode", "")
+        values["scaling"] = Scaling(**values.get("scaling", {}))
         return Settings(server=Server(**values), apps=(App(app_id="1", key="k", secret="s"),))
 
 

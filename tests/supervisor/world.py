@@ -16,8 +16,8 @@ LIMITS = Limits(graceful_timeout_s=GRACEFUL_S, worker_timeout_s=TIMEOUT_S)
 class World:
     """A roster, and processes that do as they are told: spawned at once, dead when the test says so."""
 
-    def __init__(self, workers: int = 1, shards: int = 1) -> None:
-        self.roster = Roster(workers, shards, LIMITS)
+    def __init__(self, workers: int = 1, shards: int = 1, *, sharded: bool = False) -> None:
+        self.roster = Roster(workers, shards, LIMITS, sharded=sharded)
         self.now = 1000.0
         self.pids = iter(range(100, 10**6))
 

@@ -267,9 +267,12 @@ class Stage(Enum):
 
 
 class Peer:
-    """One client of a crowd. Subclasses say what they do when it is `established`, has `heard` an event, is `gone`."""
+    """One client of a crowd. Subclasses say what they do when it is `established`, has `heard` an event, is `gone`.
 
-    def __init__(self, crowd: Crowd) -> None:
+    It connects to the crowd's server, or to another that is given.
+    """
+
+    def __init__(self, crowd: Crowd, server: Server | None = None) -> None:
         self.stage = Stage.OPENING
         self.socket_id = ""
         self.code = 1006  # of the server's close frame
@@ -280,7 +283,7 @@ class Peer:
         self._upgraded = False
         self.socket = socket.socket()
         self.socket.setblocking(False)
-        self.socket.connect_ex((crowd.host, crowd.port))
+        self.socket.connect_ex((server.host, server.port) if server else (crowd.host, crowd.port))
         crowd.watch(self, True)
 
     # What subclasses fill in

@@ -110,7 +110,7 @@ class MemoryStore:
 
     def _add(self, name: str, entry: bytes) -> int:
         log = self.log(name)
-        self._position += 1
+        self._position = max(self._position + 1, int(self.now * 1000) << 16)
         log.entries.append((self._position, entry))
         log.ends_at = self.now + self._log_s
         for end in self._ends:
@@ -180,8 +180,9 @@ class MemoryStore:
 
     # --- parties -----------------------------------------------------------------------------------------------------
 
-    def _arrive(self, order: Arrive) -> None:
+    def _arrive(self, order: Arrive) -> int:
         self._leases[order.party] = self.now + order.lease_s
+        return max(self._position, int(self.now * 1000) << 16)
 
     def _renew(self, order: Renew) -> bool:
         lives = self._leases.get(order.party, -math.inf) > self.now

@@ -1,71 +1,96 @@
-"""Redis servers of their own, of Debian's package: one, one with Sentinel, a cluster."""
+"""A Redis server of its own, of Debian's package."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import redis
 
 from tests.support.eventually import eventually
-from tests.support.server import free_port
+from tests.support.ports import free_port
+
+#: How long it may take to answer, in seconds.
+PATIENCE_S: Final = 60.0
 
 
 class RedisServer:
-    """A context manager that leaves no process behind; `start` again after `stop` has lost all keys.
+    """A context manager that leaves no process behind; `start` again after `stop` has lost all keys, unless it `keeps`.
 
-    `options` are further words of its command line.
+    `prefix` are words before the command, such as `Node.prefix`, `options` words after it; `file` is a configuration in
+    the directory.
     """
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        prefix: Sequence[str] = (),
+        keeps: bool = False,
+        file: str = "",
+    ) -> None:
         self.directory = directory
-        self._options = options
-        self.port = free_port()
+        self.address, self.port = address, port or free_port()
+        command = ["redis-server", file] if file else ["redis-server"]
+        words = [*command, "--bind", address, "--port", str(self.port), "--protected-mode", "no", "--save", ""]
+        words += ["--repl-diskless-sync-delay", "0"]
+        self._words = [*prefix, *words, *(("--appendonly", "yes") if keeps else ()), *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> RedisServer:
-        words = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
-        words += ["--appendonly", "no", "--repl-diskless-sync-delay", "0", *self._options]
+        self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen(words, cwd=self.directory, stdout=log, stderr=log)
-        try:
-            eventually(self._answers)
-        except AssertionError:
-            self.stop()
-            raise
+            self._process = subprocess.Popen(self._words, cwd=self.directory, stdout=log, stderr=log)
+        eventually(self._answers, PATIENCE_S)
         return self
 
     def _answers(self) -> bool:
         try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+            socket.create_connection((self.address, self.port), timeout=5).close()
         except ConnectionRefusedError:
             return False
         return True
 
     def stop(self) -> None:
+        """At once, as by kill -9."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
-    def pause(self) -> None:
-        """It does not answer any more, and nobody is told."""
+    def wipe(self) -> None:
+        """Forget on disk, too, what there was; while it is stopped."""
+        shutil.rmtree(self.directory / "appendonlydir", ignore_errors=True)
+
+    def freeze(self) -> None:
+        """It keeps its connections, and says nothing."""
         self._signal(signal.SIGSTOP)
 
-    def resume(self) -> None:
-        """It goes on."""
+    def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
         assert self._process is not None
-        self._process.send_signal(number)
+        os.kill(self._process.pid, number)
 
-    def client(self, **options: object) -> redis.Redis:
+    def cpu_s(self) -> float:
+        """The processor time that it has used, in seconds."""
+        with self.client() as client:
+            info = client.info("cpu")
+        return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+
+    def client(self, database: int = 0, **options: object) -> redis.Redis:
         """A client of redis-py; the caller closes it."""
-        return redis.Redis(port=self.port, **options)  # type: ignore[arg-type]
+        return redis.Redis(self.address, self.port, database, socket_timeout=PATIENCE_S, **options)  # type: ignore[arg-type]
 
     def do(self, *words: object) -> object:
         """One command, without a password."""
@@ -74,11 +99,11 @@ class RedisServer:
 
     def set(self, name: str, value: str | bytes, database: int = 1) -> None:
         """As an application would."""
-        with redis.Redis(port=self.port, db=database) as client:
+        with self.client(database) as client:
             client.set(name, value)
 
     def get(self, name: str, database: int = 1) -> bytes | None:
-        with redis.Redis(port=self.port, db=database) as client:
+        with self.client(database) as client:
             found: bytes | None = client.get(name)
             return found
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -11,30 +11,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
+from tests.support.balancer import Balancer
 from tests.support.eventually import eventually
+from tests.support.ports import free_port
+from tests.support.shared_redis import scaling
 
 ONE_APP: dict[str, object] = {"app_id": "app1", "key": "key1", "secret": "secret1"}
 BIN = Path(sys.executable).parent
+#: How long a server may take until it answers, in seconds.
+READY_S: Final = 30
 #: How variables begin that would configure a server.
 OURS = ("REVERB_", "RESONATE_", "REDIS_", "CACHE_", "APP_NAME")
-
-
-#: Ports that the kernel gives to nobody by itself: another test's client would take one before a server has it.
-PORTS: Final = range(10_000, 32_000)
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    while True:
-        port = random.choice(PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def toml(value: object) -> str:
@@ -58,6 +47,8 @@ def configuration(apps: Sequence[Mapping[str, object]], server: Mapping[str, obj
 #: With how many workers and shards `resonate start` runs, where a test does not say: the suites hold for any number.
 WORKERS = os.environ.get("TEST_WORKERS", "1")
 SHARDS = os.environ.get("TEST_SHARDS", "1")
+#: How many of them are one `Server`, behind a balancer: the suites hold for several hosts, too.
+HOSTS = int(os.environ.get("TEST_HOSTS", "1"))
 
 
 def _environment() -> dict[str, str]:
@@ -72,7 +63,11 @@ class Server:
     """A running server; a context manager that leaves no process behind.
 
     `command` None means `resonate start`; otherwise the words after the interpreter's directory, such as
-    ``["gunicorn", "-k", "resonate.worker", "--bind", "127.0.0.1:{port}", "resonate:app"]``.
+    ``["gunicorn", "-k", "resonate.worker", "--bind", "127.0.0.1:{port}", "resonate:app"]``. `prefix` comes before it,
+    as `Node.prefix` does, and `host` and `port` are where it listens.
+
+    With TEST_HOSTS it is several servers that share a Redis, unless `command` says how it is started: `port` is that of
+    the balancer before them, `peers` are all but the first, and what is done to it is done to all of them.
     """
 
     def __init__(
@@ -86,30 +81,56 @@ class Server:
         env: Mapping[str, str] | None = None,
         up: str = "/up",
         scheme: str = "http",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        prefix: Sequence[str] = (),
     ) -> None:
-        self.port = free_port()
-        self.host = "127.0.0.1"
+        self.port = self._own_port = port or free_port()
+        self.host = host
         self.directory = directory
         self.scheme = scheme
         self.up = up
+        self.peers: list[Server] = []
+        self._balancer: Balancer | None = None
+        self._env = {**_environment(), **(env or {})}
+        several = command is None and HOSTS > 1
+        settings = {"metrics_port": 0, **({"scaling": scaling()} if several else {}), **(server or {})}
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "resonate.toml").write_text(configuration(apps, {"metrics_port": 0, **(server or {})}))
-        words = command or ["resonate", "start", "--host", "127.0.0.1", "--port", "{port}"]
-        words = [word.replace("{port}", str(self.port)) for word in [*words, *arguments]]
-        with (directory / "log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [str(BIN / words[0]), *words[1:]],
-                cwd=directory,
-                env={**_environment(), **(env or {})},
+        (directory / "resonate.toml").write_text(configuration(apps, settings))
+        words = command or ["resonate", "start", "--host", host, "--port", "{port}"]
+        self._words = [word.replace("{port}", str(self.port)) for word in [*words, *arguments]]
+        self._words = [*prefix, str(BIN / self._words[0]), *self._words[1:]]
+        self.process = self._started()
+        if several:
+            more: dict[str, Any] = {"apps": apps, "server": settings, "env": env, "up": up, "scheme": scheme}
+            paths = [directory / f"host-{number}" for number in range(2, HOSTS + 1)]
+            self.peers = [Server(path, command=[*words, *arguments], **more) for path in paths]
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        with (self.directory / "log").open("ab") as log:
+            return subprocess.Popen(
+                self._words,
+                cwd=self.directory,
+                env=self._env,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
 
+    def restart(self) -> None:
+        """Start it again with the same words and settings, after it has ended."""
+        assert self.process.poll() is not None
+        self.process = self._started()
+        eventually(self._ready, within=READY_S)
+
     def __enter__(self) -> Server:
         try:
-            eventually(self._ready, within=30)
+            for each in (self, *self.peers):
+                eventually(each._ready, within=READY_S)
+            if self.peers:
+                self.port = free_port()
+                self._balancer = Balancer(self.port, [f"{each.host}:{each._own_port}" for each in (self, *self.peers)])
         except BaseException:
             self.kill()
             raise
@@ -124,7 +145,7 @@ class Server:
         if self.process.poll() is not None:
             raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
         try:
-            with socket.create_connection((self.host, self.port), timeout=5) as probe:
+            with socket.create_connection((self.host, self._own_port), timeout=5) as probe:
                 if self.scheme == "https":
                     return True
                 probe.sendall(f"GET {self.up} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
@@ -137,27 +158,33 @@ class Server:
         return f"{self.scheme}://{self.host}:{self.port}"
 
     def log(self) -> str:
-        """Everything that the process has written so far."""
-        return (self.directory / "log").read_text(errors="replace")
+        """Everything that it has written so far."""
+        return "".join((each.directory / "log").read_text(errors="replace") for each in (self, *self.peers))
 
     def workers(self) -> list[int]:
         """Process ids of the children of the master."""
         found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return [int(pid) for pid in found]
 
+    def send_signal(self, sig: int) -> None:
+        """Signal the master."""
+        for each in (self, *self.peers):
+            if each.process.poll() is None:
+                each.process.send_signal(sig)
+
     def stop(self, sig: int = signal.SIGTERM, within: float = 40) -> int:
         """Signal the master, wait until it has gone, and return its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(sig)
+        self.send_signal(sig)
         try:
-            return self.process.wait(within)
+            return max(each.process.wait(within) for each in (self, *self.peers))
         finally:
             self.kill()
 
     def kill(self) -> None:
         """End whatever is left of the process group."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
+        for each in (self, *self.peers):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(each.process.pid, signal.SIGKILL)
+            each.process.wait()
+        if self._balancer is not None:
+            self._balancer.stop()

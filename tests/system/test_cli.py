@@ -17,8 +17,9 @@ import pytest
 from resonate import __version__
 from tests.support.client import Client
 from tests.support.eventually import eventually
+from tests.support.ports import free_port
 from tests.support.rest import Rest
-from tests.support.server import BIN, ONE_APP, OURS, Server, configuration, free_port
+from tests.support.server import BIN, ONE_APP, OURS, Server, configuration
 
 Start = Callable[..., Server]
 SECRETS = ("secret1", "hunter2")

@@ -19,7 +19,8 @@ import trustme
 from tests.support.client import Client
 from tests.support.cluster import Kind, processes, run_directory, workers_of
 from tests.support.eventually import eventually
-from tests.support.server import BIN, Server, free_port
+from tests.support.ports import free_port
+from tests.support.server import BIN, Server
 
 CLIENTS = 40
 DRAIN_S = 2

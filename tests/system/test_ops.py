@@ -28,7 +28,8 @@ from tests.docs.pages import ROOT, blocks
 from tests.support.client import Client
 from tests.support.cluster import processes
 from tests.support.eventually import eventually
-from tests.support.server import BIN, ONE_APP, Server, configuration, free_port
+from tests.support.ports import free_port
+from tests.support.server import BIN, ONE_APP, Server, configuration
 
 OPS = ROOT / "ops"
 #: How long a stop may take, in seconds: what workers are given, and what the master adds.

@@ -19,8 +19,9 @@ import trustme
 from tests.support.client import Client
 from tests.support.cluster import shards_of, workers_of
 from tests.support.eventually import eventually
+from tests.support.ports import free_port
 from tests.support.rest import Rest
-from tests.support.server import BIN, ONE_APP, Server, configuration, free_port
+from tests.support.server import BIN, ONE_APP, Server, configuration
 
 OTHER_APP = {"app_id": "app2", "key": "key2", "secret": "secret2"}
 

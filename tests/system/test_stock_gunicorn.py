@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from tests.support.client import Client
+from tests.support.cluster import shards_of
 from tests.support.eventually import eventually
 from tests.support.rest import Rest
-from tests.support.server import ONE_APP, Server, configuration
+from tests.support.server import ONE_APP, Server, configuration, free_port
 
 Start = Callable[..., Server]
 WORKER = ("gunicorn", "-k", "resonate.worker")
@@ -82,6 +83,22 @@ def test_a_worker_that_was_killed_is_replaced(start: Start) -> None:
         assert client.closed() == 1006
     eventually(lambda: server.workers() not in ([], [first]))
     eventually(lambda: attempt(server))
+    assert server.stop() == 0
+
+
+def test_one_worker_with_other_hosts_has_a_shard_beside_it_that_stays(start: Start) -> None:
+    """What it is told of them is what the master has read, not what a worker reads at a reload."""
+    scaling = {"enabled": True, "patience": 0.5, "server": {"port": free_port()}}  # there is no Redis
+    server = start(command=[*TCP, "resonate:app"], server={"scaling": scaling})
+    (before,), (shard,) = server.workers(), shards_of(server)
+    (server.directory / "resonate.toml").write_text(configuration([ONE_APP], {"metrics_port": 0}))
+    server.process.send_signal(signal.SIGHUP)
+    eventually(lambda: len(server.workers()) == 1 and server.workers() != [before])
+    eventually(lambda: "scaling stays as it is until the server is started again" in server.log())
+    assert shards_of(server) == [shard]
+    os.kill(shard, signal.SIGKILL)
+    (another,) = eventually(lambda: [pid for pid in shards_of(server) if pid != shard])
+    assert b"--scaled" in Path(f"/proc/{another}/cmdline").read_bytes()
     assert server.stop() == 0
 
 

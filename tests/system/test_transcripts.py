@@ -8,15 +8,16 @@ import re
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.support.client import CLOSE, PING, PONG, TEXT, Client, Closed, Frame, frame
 from tests.support.eventually import eventually
+from tests.support.hosts import Hosts
 from tests.support.rest import Answer, Rest
-from tests.support.server import SHARDS, Server
+from tests.support.server import HOSTS, SHARDS, Server
 from tests.transcripts import (
     Case,
     Step,
@@ -34,6 +35,8 @@ from tests.transcripts import (
 
 CASES = tuple(cases())
 DEADLINE_S = 5.0
+#: Whether all channels have one order: not those at home on different shards, or in different logs.
+ONE_ORDER = SHARDS == "1" and HOSTS == 1
 EMPTY: dict[str, Any] = {"channels": {}}
 USUAL_PATH = "/app/key1?protocol=7&client=js&version=8.4.0&flash=false"
 SAMPLE_KEY, SAMPLE_ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455, section 1.3
@@ -90,8 +93,8 @@ class Wire(Client):
             self._fill()
 
     def next_of(self, channel: Any) -> Frame:
-        """The next frame. Channels that are at home on different shards have each an order of their own."""
-        if SHARDS == "1" or channel is None:
+        """The next frame, of that channel where each has an order of its own."""
+        if ONE_ORDER or channel is None:
             return self.frame()
         for index, got in enumerate(self.early):
             if channel_of(got) == channel:
@@ -141,7 +144,7 @@ def assert_answer(step: Step, got: Answer) -> None:
     if {"json", "error", "fields"} & set(step):
         assert got.headers["content-type"].split(";")[0] == "application/json"
     if "json" in step:
-        assert_same(*map(arranged, (step["json"], got.json())))
+        assert_same(*(arranged(each, step.get("any_order", not ONE_ORDER)) for each in (step["json"], got.json())))
     if "text" in step:
         assert got.body.decode() == step["text"]
     if "error" in step:
@@ -156,10 +159,10 @@ def assert_answer(step: Step, got: Answer) -> None:
 
 
 class Player:
-    """Plays the steps of one case against one server. The first key of a step says of which kind it is."""
+    """Plays the steps of one case against its servers. The first key of a step says of which kind it is."""
 
-    def __init__(self, server: Server, settings: Mapping[str, Any]) -> None:
-        self.server = server
+    def __init__(self, place: Place, settings: Mapping[str, Any]) -> None:
+        self.server, self.place = place.servers[0], place
         self.clients: dict[str, Wire] = {}
         self.http_wire: Wire | None = None
         self.stopped = False
@@ -172,11 +175,14 @@ class Player:
             "packet": self.packet,
             "answer": self.answer,
             "stop": self.stop,
+            "redis": self.redis,
         }
         prefix = settings.get("server", {}).get("path", "")
         numbers = range(1, len(settings.get("apps", "1")) + 1)
         self.rests = [
-            Rest(server.host, server.port, f"app{n}", f"key{n}", f"secret{n}", prefix=prefix) for n in numbers
+            Rest(server.host, server.port, f"app{n}", f"key{n}", f"secret{n}", prefix=prefix)
+            for n in numbers
+            for server in place.servers
         ]
 
     def play(self, case: Case) -> None:
@@ -206,8 +212,10 @@ class Player:
     def empty(self) -> bool:
         return all(rest.call("GET", "/channels").json() == EMPTY for rest in self.rests)
 
-    def wire(self, path: str = "") -> Wire:
-        return Wire(self.server.host, self.server.port, f"secret{app_number(path)}")
+    def wire(self, step: Step, path: str = "") -> Wire:
+        """To the first server, or to the one that the step is `on`."""
+        server = self.place.servers[step.get("on", 1) - 1]
+        return Wire(server.host, server.port, f"secret{app_number(path)}")
 
     def round_trip(self) -> None:
         """Ask for what the shard knows: what it had sent to the worker before has been handled when this returns."""
@@ -249,7 +257,7 @@ class Player:
             "Sec-WebSocket-Key": SAMPLE_KEY,
             "Sec-WebSocket-Version": "13",
         }
-        client = self.wire(path)
+        client = self.wire(step, path)
         data = head(f"GET {path}", step, headers)
         if "at_once" in step:
             data += frame(compact(step["at_once"]).encode())
@@ -320,7 +328,7 @@ class Player:
 
     def http(self, step: Step) -> None:
         if not step.get("same_connection"):
-            self.renew()
+            self.renew(step)
         assert self.http_wire
         # A server that has refused a body need not wait for its end.
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
@@ -328,7 +336,7 @@ class Player:
         self.answer({"answer": step["http"].split(" ")[0], **step})
 
     def packet(self, step: Step) -> None:
-        self.renew()
+        self.renew(step)
         assert self.http_wire
         self.transmit(self.http_wire, step["packet"].encode("latin-1"), step)
         self.answer({"answer": "GET", **step})
@@ -340,22 +348,35 @@ class Player:
         if step.get("ends"):
             self.http_wire.ended()
 
-    def renew(self) -> None:
+    def renew(self, step: Step) -> None:
         if self.http_wire:
             self.http_wire.close()
-        self.http_wire = self.wire()
+        self.http_wire = self.wire(step)
 
     # The server
 
     def stop(self, step: Step) -> None:
         self.stopped = True
-        self.server.process.send_signal(signal.Signals[step["stop"]])
+        self.server.send_signal(signal.Signals[step["stop"]])
+
+    def redis(self, step: Step) -> None:
+        assert self.place.hosts is not None
+        if step["redis"] == "stop":
+            self.place.hosts.redis.stop()
+        else:
+            self.place.hosts.redis.start()
+            self.place.hosts.rejoined()
 
 
-def arranged(answer: Any) -> Any:
-    """A list of channels comes from several shards: in the order of their names, to be compared."""
+def arranged(answer: Any, by_name: bool) -> Any:
+    """A list of channels may come from several shards: in the order of their names, to be compared.
+
+    Of several hosts /up says that they are together.
+    """
+    if HOSTS > 1 and answer == {"health": "OK"}:
+        return {**answer, "scaling": "ok"}
     channels = answer.get("channels") if isinstance(answer, dict) else None
-    if SHARDS == "1" or not isinstance(channels, dict):
+    if not by_name or not isinstance(channels, dict):
         return answer
     return {**answer, "channels": dict(sorted(channels.items()))}
 
@@ -383,25 +404,36 @@ def assert_closed(wanted: bool | int | list[int], code: int | None) -> None:
         assert code in (wanted if isinstance(wanted, list) else [wanted])
 
 
+class Place(NamedTuple):
+    """Where a case is played: one server, or several hosts."""
+
+    servers: Sequence[Server]
+    hosts: Hosts | None = None
+
+
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Case], Server]]:
-    """The server for a case: one for all groups without settings of their own, one for each group with them."""
-    running: dict[str, Server] = {}
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Case], Place]]:
+    """Where to play a case: one place for all groups that ask for nothing, one for each group that does."""
+    running: dict[str, Place] = {}
+    with contextlib.ExitStack() as stack:
 
-    def serve(case: Case) -> Server:
-        name = "default" if case.server is None else case.group
-        if name not in running:
-            running[name] = Server(tmp_path_factory.mktemp("transcripts"), **(case.server or {})).__enter__()
-        return running[name]
+        def place(case: Case) -> Place:
+            name = "default" if case.server is None and case.hosts == 1 else case.group
+            if name not in running:
+                directory = tmp_path_factory.mktemp("transcripts")
+                if case.hosts == 1:
+                    running[name] = Place([stack.enter_context(Server(directory, **(case.server or {})))])
+                else:
+                    hosts = stack.enter_context(Hosts(directory, case.hosts, workers=1))
+                    running[name] = Place(hosts.servers, hosts)
+            return running[name]
 
-    yield serve
-    for server in running.values():
-        server.stop()
+        yield place
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.slug)
-def test_answers_as_recorded(case: Case, servers: Callable[[Case], Server]) -> None:
-    player = Player(servers(case), case.server or {})
+def test_answers_as_recorded(case: Case, places: Callable[[Case], Place]) -> None:
+    player = Player(places(case), case.server or {})
     try:
         player.play(case)
     finally:

@@ -44,7 +44,7 @@ class Installed:
     def upgrade(self) -> None:
         """To a version that answers otherwise."""
         self.edit("version.py", VERSION, "99.0.0")
-        self.edit("server/http_connection.py", '{"health":"OK"}', '{"health":"NEW"}')
+        self.edit("server/outage.py", '{"health":"OK"}', '{"health":"NEW"}')
 
     def reload(self) -> None:
         self.server.process.send_signal(signal.SIGHUP)

@@ -22,7 +22,10 @@ PLACEHOLDER = re.compile(r"\$\{(.)(?:\*(\d+))?\}")
 
 @dataclass(frozen=True)
 class Case:
-    """One exchange. `differs` names the rules of differences.json by which we deviate from the recording."""
+    """One exchange. `differs` names the rules of differences.json by which we deviate from the recording.
+
+    With `hosts` it is had with so many servers that share a Redis.
+    """
 
     group: str
     number: int
@@ -31,6 +34,7 @@ class Case:
     server: Mapping[str, Any] | None = None
     differs: tuple[str, ...] = ()
     barrier: bool = True
+    hosts: int = 1
 
     @property
     def name(self) -> str:
@@ -48,7 +52,8 @@ def cases() -> Iterator[Case]:
         content = json.loads(file.read_text(encoding="utf-8"))
         for case in content["cases"]:
             case["steps"], case["differs"] = tuple(case["steps"]), tuple(case.get("differs", ()))
-            yield Case(group=content["group"], server=content.get("server"), **case)
+            common = {"group": content["group"], "server": content.get("server"), "hosts": content.get("hosts", 1)}
+            yield Case(**common, **case)
 
 
 def sources() -> dict[str, int]:

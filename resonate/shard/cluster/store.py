@@ -1,14 +1,14 @@
 """The vocabulary of a shard and the store that all hosts share: Redis, in `resonate.bus`, or memory, in tests.
 
 A shard *orders*, the store *reports*; both are plain values. What concerns one log is done in the order in which it was
-ordered, and each order that has a `ref` is answered once by `Reply`, in that order too; unless the store is lost before:
-then `Lost` is reported, nothing else of what was ordered before it, and nobody knows which of that has been done. So
-every order may be given again to no other effect than the first time, but for `Append`, whose entries carry numbers by
-which receivers know them again.
+ordered, and each order that has a `ref` is answered once by `Reply`, in that order too; unless the store is lost
+before: then `Lost` is reported, nothing else of what was ordered before it, and nobody knows which of that has been
+done. So every order may be given again to no other effect than the first time, but for `Append`, whose entries carry
+numbers by which receivers know them again.
 
-A *log* holds the latest entries of one channel, by its name, which `names` makes of app and channel. A *position* is the
-place of an entry in its log: whole numbers that only grow, 0 before the first. A *party* is a shard process as the store
-knows it. Entries and values are bytes that the store never looks into.
+A *log* holds the latest entries of one channel; its name is made by `names`, of app and channel. A *position* is the
+place of an entry in its log: whole numbers that only grow, 0 before the first. A *party* is a shard process as the
+store knows it. Entries and values are bytes that the store never looks into.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Unfollow(NamedTuple):
 class Append(NamedTuple):
     """Add an entry, for all who follow. Answered by its position.
 
-    With `keep_s` other than 0 `cached` is kept for so many seconds as the log's cached event, in place of the one before.
+    With `keep_s` other than 0 `cached` is kept for so many seconds as the log's cached event: the one before is gone.
     """
 
     ref: int
@@ -128,7 +128,7 @@ class Tally(NamedTuple):
 
 
 class Arrive(NamedTuple):
-    """The party is there from now on, for `lease_s` seconds. Answered by None."""
+    """The party is there from now on, for `lease_s` seconds. Answered by where an entry would stand that came now."""
 
     ref: int
     party: str
@@ -144,7 +144,7 @@ class Renew(NamedTuple):
 
 
 class Index(NamedTuple):
-    """Remember that the party has members in this log, so that they can be removed when it has gone. Answered by None."""
+    """Remember that the party has members in this log: they are to be removed when it has gone. Answered by None."""
 
     ref: int
     party: str
@@ -205,8 +205,8 @@ Order = (
 class Page(NamedTuple):
     """`entries` are (position, entry). `last` is the position of the log's last entry, 0 where it has none.
 
-    `members` are (field, value), None where not wanted; `cached` is the cached event with the whole seconds that it still
-    has, None if there is none. All as of one moment.
+    `members` are (field, value), None where not wanted; `cached` is the cached event with the whole seconds that it
+    still has, None if there is none. All as of one moment.
     """
 
     entries: list[tuple[int, bytes]]

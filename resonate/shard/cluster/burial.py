@@ -1,0 +1,31 @@
+"""Taking out what a party has left behind: its members in all logs, and what it has counted."""
+
+from __future__ import annotations
+
+from resonate.shard.cluster.desk import Desk
+from resonate.shard.cluster.entries import Left, Seal, party_and_user
+from resonate.shard.cluster.store import Bury, Leave, Logs, Look, Page
+from resonate.shard.cluster.waiting import Steps
+
+
+def burial(desk: Desk, seal: Seal, party: str) -> Steps[None]:
+    """Steps that take a party's members out of all logs, then forget it. Two who try at a time do it once."""
+    for log in (yield desk.ask(Logs, party)) or ():
+        page = yield desk.ask(Look, log)
+        if isinstance(page, Page):
+            for field, user in _of(page, party):
+                _ = yield desk.ask(Leave, log, field, seal.close(log, Left(party, user)))
+    yield desk.ask(Bury, party)
+
+
+def _of(page: Page, party: str) -> list[tuple[str, str]]:
+    """The fields of a party, with their users."""
+    found = []
+    for field, _ in page.members or ():
+        try:
+            owner, user = party_and_user(field)
+        except ValueError:
+            continue  # none of ours
+        if owner == party:
+            found.append((field, user))
+    return found

@@ -1,0 +1,423 @@
+"""A shard among those of other hosts: takes requests, reports of the store and the time; gives orders for the store,
+requests that may be handled, and events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from resonate.messages import Declaration, Detach, Disconnect, Request, Standing, Subscribe, Unsubscribe
+from resonate.shard.cluster.appends import Appends
+from resonate.shard.cluster.burial import burial
+from resonate.shard.cluster.counts import Counts
+from resonate.shard.cluster.desk import Desk, Store
+from resonate.shard.cluster.entries import Left, Seal, field_of
+from resonate.shard.cluster.feed import State
+from resonate.shard.cluster.following import Following, Log
+from resonate.shard.cluster.names import log_name
+from resonate.shard.cluster.parties import Parties
+from resonate.shard.cluster.preparing import Preparing
+from resonate.shard.cluster.shared import SharedShard
+from resonate.shard.cluster.stage import Stage, Ticket
+from resonate.shard.cluster.store import (
+    Admit,
+    Arrive,
+    Entry,
+    Followed,
+    Leave,
+    Lost,
+    Order,
+    Page,
+    Read,
+    Ready,
+    Renew,
+    Reply,
+    Report,
+    Unfollow,
+    Unindex,
+)
+from resonate.shard.cluster.store import Parties as ListParties
+from resonate.shard.cluster.waiting import Task
+from resonate.shard.shard import Outgoing
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How this host and its shard take part. Times are seconds.
+
+    `host` is the host's id, `process` the name of the shard process; `wall_ms` is what must be added to the clock of
+    all times for the time of day, in milliseconds. The rest is as configured below `scaling`.
+    """
+
+    host: str
+    index: int
+    process: str
+    wall_ms: int
+    lease_s: float = 10.0
+    queue_bytes: int = 16 * 1024 * 1024
+    queue_s: float = 60.0
+    secret: str | None = None
+
+
+class Cluster:
+    """`shard` is this one. It recovers until `release`: workers say what they hold, and requests wait."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.shard = SharedShard(terms.host)
+        self._index = terms.index
+        self._seal = Seal(terms.secret)
+        self._desk = Desk()
+        self._parties = Parties(terms.host, terms.index, terms.process, terms.lease_s)
+        self._appends = Appends(terms.queue_bytes, terms.queue_s)
+        self._following = Following(self.shard, self._seal, self._parties.counts)
+        self._counts = Counts(self.shard.connections, self.shard.interested)
+        self._preparing = Preparing(
+            self._desk,
+            self.shard,
+            self._following,
+            self._counts,
+            self._appends,
+            self._parties,
+            self._seal,
+            terms.wall_ms,
+        )
+        self._stage = Stage()
+        self._reading: dict[int, Log] = {}
+        self._tasks: set[Task[Any]] = set()  # rejoining, burying
+        self._declared: list[Ticket] = []
+        self._behind: dict[tuple[str, str], dict[str, int]] = {}
+        self._released = False
+        self._resumed = False
+        self._early: list[tuple[str, int, Sequence[Request]]] = []  # what has come before all had declared
+        self._returning: set[str] = set()  # logs in which this party's members are not yet
+        self._look_at_parties = False
+        self._arriving = 0
+        self.notices: list[str] = []  # for the log
+        self.counters = dict.fromkeys(("lost", "missed", "entries_out"), 0)
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def stage(self, worker: str, first: int, requests: Sequence[Request], now: float) -> None:
+        """Requests of a worker, numbered from `first` on: they wait for what they need."""
+        if not self._resumed:
+            self._early.append((worker, first, requests))
+            return
+        for seq, request in enumerate(requests, first):
+            self._stage.add(self._ticket(worker, seq, request, now))
+
+    def _ticket(self, worker: str, seq: int, request: Request, now: float) -> Ticket:
+        ticket = Ticket(worker, seq, request)
+        steps = self._preparing.steps(ticket, now)
+        if steps is not None:
+            ticket.task = Task(steps)
+        return ticket
+
+    def ready(self) -> Iterator[tuple[str, int, Sequence[Request]]]:
+        """What may be handled by the shard now, in each worker's order: (worker, number of the first, requests)."""
+        for worker, first, requests in self._stage.ready() if self._released else ():
+            for seq in range(first, first + len(requests)):
+                self._outcome(worker, seq)
+            yield worker, first, requests
+
+    def _outcome(self, worker: str, seq: int) -> None:
+        outcome = self._stage.outcome(worker, seq)
+        if outcome is not None:
+            self.shard.outcomes[worker, seq] = outcome
+
+    def handled(self, now: float) -> None:
+        """To be called when the shard has handled some: what they have changed is told to the store."""
+        handled, self.shard.handled = self.shard.handled, []
+        for worker, seq, request in handled:
+            self._stage.handled(worker, seq)
+            match request:
+                case Unsubscribe(app, channel, user):
+                    self._counts.changed(app, channel)
+                    log = self._following.logs.get(log_name(app, channel))
+                    if log is not None and user is not None:
+                        self._take_out(log, user)
+                case Disconnect(app) | Detach(app):
+                    self._counts.changed(app)
+
+    def gone(self, worker: str, now: float) -> None:
+        """To be called when the shard knows that a worker has gone."""
+        self._stage.gone(worker)
+        self._declared = [ticket for ticket in self._declared if ticket.worker != worker]
+        for positions in self._behind.values():
+            positions.pop(worker, None)
+        self._early = [each for each in self._early if each[0] != worker]
+        unclaimed, self._following.unclaimed = self._following.unclaimed, []
+        for log, user in unclaimed:
+            if self._desk.store is not Store.READY:
+                self._following.outgoing += self.shard.recheck(log.app, log.channel, user)
+        for log in self._following.logs.values():
+            self._counts.changed(log.app, log.channel or None)
+            if log.presence:
+                for user in self.shard.users_of(log.app, log.channel, self._parties.name):
+                    self._take_out(log, user)
+
+    def _take_out(self, log: Log, user: str) -> None:
+        """Take a user out of the log's members, if nobody here has him any more, or is about to."""
+        known = self.shard.user(log.app, log.channel, user)
+        if (known is not None and known.holders) or log.claims[user] > 0 or user in log.leaving:
+            return
+        if self._desk.store is Store.READY:
+            log.leaving.add(user)
+            self._task(self._taking_out(log, user))
+
+    def _taking_out(self, log: Log, user: str) -> Any:
+        party = self._parties.name
+        entry = self._seal.close(log.name, Left(party, user))
+        yield self._desk.ask(Leave, log.name, field_of(party, user), entry)
+        log.leaving.discard(user)
+
+    def _task(self, steps: Any) -> None:
+        task: Task[Any] = Task(steps)
+        if not task.done:
+            self._tasks.add(task)
+
+    # --- recovery ----------------------------------------------------------------------------------------------------
+
+    def declare(self, worker: str, declaration: Declaration, now: float) -> None:
+        """What a worker has held since before this shard began; to be called after the shard has been told.
+
+        Its requests wait for what they need, and are handled when `release` is called, in an order of their own.
+        """
+        self._following.outgoing.append((worker, Standing(self._index, self._desk.trouble)))
+        if self._released:
+            self._hold(now)
+            self.stage(worker, declaration.first, declaration.requests, now)
+            return
+        for app, channel, position in declaration.positions:
+            self._behind.setdefault((app, channel), {})[worker] = position
+        for seq, request in enumerate(declaration.requests, declaration.first):
+            self._declared.append(Ticket(worker, seq, request))
+
+    def resume(self, now: float) -> None:
+        """All have declared: follow what they hold, and prepare what they ask for again."""
+        if self._resumed:
+            return
+        self._resumed = True
+        for app, channel in self.shard.holdings():
+            behind = self._behind.get((app, channel), {})
+            self._following.resume(app, channel, self.shard.has_members(app, channel), behind)
+        subscribes = [each.request for each in self._declared if isinstance(each.request, Subscribe)]
+        asked = {(request.app, request.channel) for request in subscribes}
+        for (app, channel), behind in self._behind.items():
+            if log_name(app, channel) not in self._following.logs and (app, channel) in asked:
+                self._following.resume(app, channel, False, behind)
+        if self._desk.store is Store.READY:
+            self._begin(now)
+        for ticket in self._declared:
+            steps = self._preparing.steps(ticket, now)
+            ticket.task = Task(steps) if steps is not None else None
+            self._stage.add(ticket, queued=False)
+        early, self._early = self._early, []
+        for worker, first, requests in early:
+            self.stage(worker, first, requests, now)
+
+    @property
+    def recovered(self) -> bool:
+        """Whether `release` may be called."""
+        if not self._resumed or self._desk.store is Store.UNKNOWN:
+            return False
+        if self._desk.store is Store.AWAY:
+            return True
+        logs = [log for log in self._following.logs.values() if log.behind is not None]
+        return all(log.feed.state is State.LIVE for log in logs) and all(ticket.ready for ticket in self._declared)
+
+    def outcomes(self) -> None:
+        """The declared requests are about to be handled."""
+        for ticket in self._declared:
+            self._outcome(ticket.worker, ticket.seq)
+        self._declared = []
+
+    def release(self, now: float) -> None:
+        """They have been: what workers have missed of the logs goes to them."""
+        self._released = True
+        self._behind.clear()
+        self._following.release(now)
+
+    @property
+    def released(self) -> bool:
+        """Whether requests are handled as they come."""
+        return self._released
+
+    # --- the store ---------------------------------------------------------------------------------------------------
+
+    def report(self, report: Report, now: float) -> None:
+        """What the store says."""
+        match report:
+            case Entry(log, position, data):
+                self._following.entry(log, position, data, now)
+                self._joined()
+            case Reply(ref, value):
+                self._answered(ref, value, now)
+            case Followed(log):
+                self._read(self._following.followed(log, self._desk.refs))
+            case Ready():
+                self._desk.ready()
+                self._standing()
+                if self._resumed:
+                    self._begin(now)
+            case Lost(reason):
+                self._lost(reason)
+
+    def _begin(self, now: float) -> None:
+        """The store can be used: a new party arrives, and tells all that this shard holds."""
+        self._arriving = next(self._desk.refs)
+        self._desk.order(Arrive(self._arriving, self._parties.arrive(now), self._parties.lease_s))
+        self._reading.clear()
+        self._hold(now)
+        for log in self._following.logs.values():
+            self._desk.order(*self._following.begin(log))
+            self._counts.changed(log.app, log.channel or None)
+        self._returning = set(self._following.logs)
+        self._look_at_parties = True
+
+    def _hold(self, now: float) -> None:
+        """Follow the logs of all that workers hold."""
+        for app in self.shard.apps():
+            self._desk.order(*self._following.want(app, "", False)[1])
+            self._counts.changed(app)
+        for app, channel in self.shard.holdings():
+            self._desk.order(*self._following.want(app, channel, self.shard.has_members(app, channel))[1])
+            self._counts.changed(app, channel)
+
+    def _joined(self) -> None:
+        """Whoever has come in while nobody wanted it any more is taken out again."""
+        joined, self._following.joined = self._following.joined, []
+        for log, user in joined:
+            known = self.shard.user(log.app, log.channel, user)
+            if known is not None and self._parties.name in known.parties:
+                self._take_out(log, user)
+
+    def _lost(self, reason: str) -> None:
+        if self._desk.store is Store.READY:
+            self.counters["lost"] += 1
+        again = self._desk.store is Store.AWAY
+        self._desk.lost(reason)
+        self._appends.lost()
+        self._counts.lost()
+        self._preparing.admissions.lost()
+        self._reading.clear()
+        self._parties.burying.clear()
+        self._following.lost(self._parties.ours)
+        tasks, self._tasks = self._tasks, set()
+        for task in [*tasks, *(ticket.task for ticket in self._stage.unfinished() if ticket.task is not None)]:
+            task.away()
+        if not again:
+            self._standing()
+
+    def _standing(self) -> None:
+        standing = Standing(self._index, self._desk.trouble)
+        self._following.outgoing += [(worker, standing) for worker in self.shard.workers]
+
+    def _read(self, read: Read | None) -> None:
+        if read is not None:
+            self._reading[read.ref] = self._following.logs[read.log]
+            self._desk.order(read)
+
+    def _answered(self, ref: int, value: Any, now: float) -> None:
+        if self._appends.answered(ref, value):
+            self.counters["entries_out"] += 1
+        elif ref == self._arriving:
+            self._following.seen(value or 0, now)
+        elif ref in self._reading:
+            self._paged(self._reading.pop(ref), value, now)
+        elif not self._counts.answered(ref) and not self._preparing.admitted(ref, value):
+            self._desk.answered(ref, value)
+
+    def _paged(self, log: Log, page: Page | None, now: float) -> None:
+        if self._following.logs.get(log.name) is not log or log.feed.state is not State.READING:
+            return
+        after = self._following.page(log, page if page is not None else Page([], 0, [], None), now)
+        if after is not None:
+            self._read(Read(next(self._desk.refs), log.name, after, log.presence))
+        else:
+            self._joined()
+            self._task(self._returned(log, now))
+
+    def _returned(self, log: Log, now: float) -> Any:
+        if log.presence:
+            yield from self._preparing.rejoining(log, now)
+        self._returning.discard(log.name)
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def beat(self, now: float) -> None:
+        """To be called about once a second."""
+        if self._desk.store is not Store.READY:
+            if dropped := self._appends.bound(now):
+                self.notices.append(f"{dropped} events for other hosts are dropped: Redis has been away for too long")
+            return
+        for log in self._following.idle(self._needed, now):
+            self._desk.order(Unfollow(log.name))
+            self._returning.discard(log.name)
+            if log.indexed:
+                self._desk.order(Unindex(self._parties.name, log.name))
+        self._tasks = {task for task in self._tasks if not task.done}
+        if self._parties.due(now):
+            self._task(self._renewing(now))
+        elif self._look_at_parties:
+            self._task(self._looking_at_parties())
+
+    def _needed(self, log: Log) -> bool:
+        if not log.channel:
+            return log.app in self.shard.apps()
+        return bool(self.shard.interested(log.app, log.channel))
+
+    def _renewing(self, now: float) -> Any:
+        """A party that has not been heard of for too long is buried by others: it must come anew."""
+        lives = yield self._desk.ask(Renew, self._parties.name, self._parties.lease_s)
+        if not lives:
+            self.notices.append("this host was taken for dead, and arrives anew")
+            self._begin(now)
+            return
+        yield from self._looking_at_parties()
+
+    def _looking_at_parties(self) -> Any:
+        returned = not self._returning  # who has had this place before is needed until all are in again
+        self._look_at_parties = self._look_at_parties and not returned
+        known = yield self._desk.ask(ListParties)
+        for party in self._parties.dead(known or {}, returned):
+            self._parties.burying.add(party)
+            if not party.startswith(self._parties.ours):
+                self.notices.append(f"host {party.split('.')[0]} has gone: its members leave")
+            self._task(self._burying(party))
+
+    def _burying(self, party: str) -> Any:
+        yield from burial(self._desk, self._seal, party)
+        self._parties.burying.discard(party)
+
+    # --- what is to be done ------------------------------------------------------------------------------------------
+
+    def orders(self) -> list[Order]:
+        """What is to be ordered from the store."""
+        desk = self._desk
+        if desk.store is not Store.READY:
+            return []
+        orders, desk.orders = desk.orders, []
+        admit: list[Admit] = self._preparing.admissions.orders(desk.refs, self._parties.name)
+        return [*orders, *admit, *self._counts.orders(desk.refs, self._parties.name), *self._appends.orders(desk.refs)]
+
+    def outgoing(self) -> Outgoing:
+        """What workers are to be told, that follows from no request."""
+        outgoing, self._following.outgoing = self._following.outgoing, []
+        return outgoing
+
+    def figures(self) -> dict[str, int]:
+        """For the metrics."""
+        if gaps := self._following.gaps:
+            self.counters["missed"] += len(gaps)
+            self.notices.append(f"the logs of {len(gaps)} channels did not reach back far enough: events are missing")
+            gaps.clear()
+        return self.counters | {
+            "degraded": int(self._desk.store is not Store.READY),
+            "queue": len(self._appends),
+            "queue_bytes": self._appends.bytes,
+            "dropped": self._appends.dropped,
+            "entries_in": self._following.entries,
+            "refused": self._following.refusals,
+        }

@@ -1,0 +1,124 @@
+"""Following one log: from where, how far, and without a gap after the store was away."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+from resonate.shard.cluster.store import PAGE, Page
+
+#: Entries that are kept while the log is read. With more it is read once more from there: they are in it.
+BUFFERED: Final = 2_000
+#: How long before its position a successor begins to read, in milliseconds: what comes once more must be known again.
+LOOK_BACK_MS: Final = 10_000
+#: Positions of one millisecond: the store's clock makes them.
+PER_MS: Final = 1 << 16
+
+Numbered = tuple[int, bytes]
+
+
+class State(Enum):
+    """ABSENT: the log is not followed. FOLLOWING: that has been ordered. READING: what was before is being read."""
+
+    ABSENT = auto()
+    FOLLOWING = auto()
+    READING = auto()
+    LIVE = auto()
+
+
+class Step(NamedTuple):
+    """What a page leads to: entries that have been applied before, entries to apply, and from where to read on.
+
+    `after` is None when the log has been read; `gap`: entries may have been lost before these.
+    """
+
+    known: list[Numbered]
+    fresh: list[Numbered]
+    after: int | None
+    gap: bool
+
+
+class Feed:
+    """`position` is that of the last entry that has been applied, None while there is none to go on from.
+
+    `guessed`: it is where the log most likely was when somebody began to listen, while the store was away.
+    """
+
+    __slots__ = ("_buffer", "_first", "_guessed", "_overflown", "log", "position", "state")
+
+    def __init__(self, log: str, position: int | None = None, guessed: bool = False) -> None:
+        self.log = log
+        self.position = position
+        self._guessed = guessed
+        self.state = State.ABSENT
+        self._buffer: list[Numbered] = []
+        self._overflown = False
+        self._first = True  # whether the next page is the first of a reading
+
+    def begin(self) -> None:
+        """It is to be followed."""
+        self.state = State.FOLLOWING
+        self._buffer.clear()
+
+    def lost(self) -> None:
+        """Nothing of it comes any more."""
+        self.state = State.ABSENT
+        self._buffer.clear()
+
+    def followed(self) -> int | None:
+        """Each entry comes from now on; from where to read what was before. None: only how it stands.
+
+        The entry at the position is read too: if it is not there any more, others behind it may be gone as well.
+        """
+        self.state, self._first, self._overflown = State.READING, True, False
+        self._buffer.clear()
+        return None if self.position is None else max(0, self.position - 1)
+
+    def look_back(self) -> int:
+        """From where to read instead, for who has a position and knows nothing of what was before it."""
+        return max(0, (self.position or 0) - LOOK_BACK_MS * PER_MS)
+
+    def entry(self, position: int, data: bytes) -> list[Numbered]:
+        """One has come; what is to be applied."""
+        if self.state is State.LIVE:
+            self.position = position
+            return [(position, data)]
+        if self.state is State.READING:
+            if len(self._buffer) < BUFFERED:
+                self._buffer.append((position, data))
+            else:
+                self._overflown = True
+        return []
+
+    def read(self, page: Page) -> Step:
+        """A page of what was before."""
+        first, self._first = self._first, False
+        if self.position is None:  # nobody has heard anything: what was before is nobody's concern
+            self.position = page.last
+            return Step([], self._caught_up(page.last), None, False)
+        guessed, self._guessed = self._guessed, False
+        if first and 0 < page.last < self.position and not guessed:  # its data is lost, or what a node had not told
+            self.position = 0
+            return Step([], [], 0, True)
+        gap = first and not guessed and bool(page.entries) and page.entries[0][0] > self.position > 0
+        known = [each for each in page.entries if each[0] <= self.position]
+        fresh = page.entries[len(known) :]
+        if guessed:
+            self.position = min(self.position, page.last)
+        if page.entries:
+            self.position = max(self.position, page.entries[-1][0])
+        if len(page.entries) >= PAGE or self._overflown:
+            if len(page.entries) < PAGE:
+                self._overflown = False
+                self._buffer.clear()
+            return Step(known, fresh, page.entries[-1][0] if page.entries else self.position, gap)
+        return Step(known, fresh + self._caught_up(max(self.position, page.last)), None, gap)
+
+    def _caught_up(self, last: int) -> list[Numbered]:
+        """What has come meanwhile and was not read."""
+        fresh = [each for each in self._buffer if each[0] > last]
+        self._buffer.clear()
+        self.state = State.LIVE
+        if fresh:
+            self.position = fresh[-1][0]
+        return fresh

@@ -1,0 +1,254 @@
+"""The logs that this shard follows: who needs each, how far it has come, and what its entries mean for the workers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from resonate.shard.cluster.entries import EntryError, Joined, Left, LogEntry, Seal, field_of
+from resonate.shard.cluster.feed import PER_MS, Feed, Numbered, State
+from resonate.shard.cluster.names import log_name
+from resonate.shard.cluster.shared import SharedShard
+from resonate.shard.cluster.store import Follow, Order, Page, Read
+from resonate.shard.cluster.waiting import Signal
+from resonate.shard.shard import Outgoing
+
+#: How long a log is followed that nobody needs any more, in seconds: reconnects must not make it flap.
+LINGER_S: Final = 1.0
+
+
+class Log:
+    """The log of a channel; of an app, where `channel` is empty. `presence`: it has members.
+
+    `claims` are users who are about to be on it, `coming` counts all who are.
+    """
+
+    __slots__ = (
+        "app",
+        "backlog",
+        "behind",
+        "channel",
+        "claims",
+        "coming",
+        "feed",
+        "idle_since",
+        "indexed",
+        "leaving",
+        "live",
+        "presence",
+        "reaching",
+    )
+
+    def __init__(self, app: str, channel: str, presence: bool, position: int | None, guessed: bool = False) -> None:
+        self.app = app
+        self.channel = channel
+        self.presence = presence
+        self.feed = Feed(log_name(app, channel), position, guessed)
+        self.claims: Counter[str] = Counter()
+        self.coming = 0
+        self.live = Signal()
+        self.reaching: list[tuple[int, Signal]] = []
+        self.indexed = False  # whether the store knows that this party has members in it
+        self.leaving: set[str] = set()  # users who are being taken out
+        self.idle_since: float | None = None
+        self.behind: dict[str, int] | None = None  # how far each worker was, while this shard recovers
+        self.backlog: list[tuple[int, LogEntry]] = []  # what is for them
+
+    @property
+    def name(self) -> str:
+        """As the store knows it."""
+        return self.feed.log
+
+    def reach(self, position: int) -> Signal:
+        """What happens when it has come there."""
+        signal = Signal()
+        if (self.feed.position or 0) >= position:
+            signal.fire()
+        else:
+            self.reaching.append((position, signal))
+        return signal
+
+
+class Following:
+    """`counts` says whether what a party has counts on this host. What is found out gathers in `outgoing`."""
+
+    def __init__(self, shard: SharedShard, seal: Seal, counts: Callable[[str], bool]) -> None:
+        self._shard = shard
+        self._seal = seal
+        self._counts = counts
+        self.logs: dict[str, Log] = {}
+        self.outgoing: Outgoing = []
+        self.refusals = 0  # entries that were dropped
+        self.refused = ""  # why the last one was
+        self.gaps: list[str] = []  # channels of which entries are missing
+        self.unclaimed: list[tuple[Log, str]] = []  # users who were about to join, and have not
+        self.joined: list[tuple[Log, str]] = []  # users of this party who have just come in
+        self.entries = 0
+        self._latest = 0  # the last position that has been seen in any log, and when
+        self._latest_at = 0.0
+
+    def want(self, app: str, channel: str, presence: bool, away_at: float | None = None) -> tuple[Log, list[Order]]:
+        """The log of a channel, and what to order if it is followed only now.
+
+        `away_at`: it is that late, and the store is away. What is published from now on is to be read once it is back.
+        """
+        log = self.logs.get(log_name(app, channel))
+        if log is None:
+            position = self._position_at(away_at) if away_at is not None else None
+            log = Log(app, channel, presence, position, guessed=True)
+            self.logs[log.name] = log
+        log.presence |= presence
+        log.idle_since = None
+        return log, self.begin(log) if log.feed.state is State.ABSENT else []
+
+    def _position_at(self, now: float) -> int | None:
+        """Where the store's logs most likely are by now; None where none has been seen."""
+        return self._latest + int((now - self._latest_at) * 1000) * PER_MS if self._latest else None
+
+    def seen(self, position: int, now: float) -> None:
+        """The store's logs have come so far."""
+        if position > self._latest:
+            self._latest, self._latest_at = position, now
+
+    def begin(self, log: Log) -> list[Order]:
+        """Follow it, from where it was."""
+        log.feed.begin()
+        log.indexed = False
+        log.leaving.clear()
+        if log.live.fired:
+            log.live = Signal()
+        return [Follow(log.name)]
+
+    def lost(self, own: str) -> None:
+        """The store is away. Whom only this host had is here if a worker has him."""
+        for log in self.logs.values():
+            log.feed.lost()
+            log.reaching.clear()
+            log.leaving.clear()
+            if log.live.fired:
+                log.live = Signal()
+            if log.presence and log.behind is None:
+                self.outgoing += self._shard.alone(log.app, log.channel, own, +log.claims)
+
+    def followed(self, name: str, refs: Iterator[int]) -> Read | None:
+        """What is to be read, now that a log is followed."""
+        log = self.logs.get(name)
+        if log is None:
+            return None
+        after = log.feed.followed()
+        if after is not None and log.behind is not None:
+            after = log.feed.look_back()
+        return Read(next(refs), name, after, log.presence)
+
+    def entry(self, name: str, position: int, data: bytes, now: float) -> None:
+        """A new entry."""
+        self.seen(position, now)
+        log = self.logs.get(name)
+        if log is not None:
+            self._apply(log, log.feed.entry(position, data), now)
+            self._reached(log)
+
+    def page(self, log: Log, page: Page, now: float) -> int | None:
+        """What a log held. From where to read on; None when it has been read."""
+        step = log.feed.read(page)
+        if page.last:
+            self.seen(page.last, now)
+        if step.gap:
+            self.gaps.append(log.channel)
+        for _, data in step.known:
+            entry = self._opened(log, data)
+            if entry is not None:
+                self._shard.known(log.app, log.channel, entry)
+        before = [each for each in step.fresh if each[0] <= page.last]
+        self._apply(log, before, now, presence=False)
+        if step.after is not None:
+            return step.after
+        if log.channel:
+            self._shard.follow(log.app, log.channel, page.last, log.presence)
+            self._shard.keep(log.app, log.channel, page.cached, now)
+        if page.members is not None:
+            self._reconcile(log, page)
+        self._apply(log, step.fresh[len(before) :], now)
+        log.live.fire()
+        self._reached(log)
+        return None
+
+    def _reconcile(self, log: Log, page: Page) -> None:
+        members = []
+        for field, value in page.members or ():
+            entry = self._opened(log, value)
+            if isinstance(entry, Joined) and field == field_of(entry.party, entry.user) and self._counts(entry.party):
+                members.append(entry)
+        edges = self._shard.reconcile(log.app, log.channel, members, +log.claims)
+        if log.behind is None:  # else workers are told who is present
+            self.outgoing += edges
+
+    def _apply(self, log: Log, numbered: list[Numbered], now: float, presence: bool = True) -> None:
+        for position, data in numbered:
+            entry = self._opened(log, data)
+            if entry is None or (isinstance(entry, Joined | Left) and not (presence and self._matters(entry))):
+                continue
+            if log.behind is not None:
+                log.backlog.append((position, entry))
+            else:
+                self.outgoing += self._shard.apply(log.app, log.channel, position, entry, now)
+            if isinstance(entry, Joined):
+                self.joined.append((log, entry.user))
+
+    def _matters(self, entry: Joined | Left) -> bool:
+        return isinstance(entry, Left) or self._counts(entry.party)
+
+    def _opened(self, log: Log, data: bytes) -> LogEntry | None:
+        self.entries += 1
+        try:
+            return self._seal.open(log.name, data)
+        except EntryError as error:
+            self.refusals += 1
+            self.refused = f"{log.name}: {error}"
+            return None
+
+    def _reached(self, log: Log) -> None:
+        if log.reaching:
+            at = log.feed.position or 0
+            reached = [signal for position, signal in log.reaching if position <= at]
+            log.reaching = [each for each in log.reaching if each[0] > at]
+            for signal in reached:
+                signal.fire()
+
+    # --- a successor -------------------------------------------------------------------------------------------------
+
+    def resume(self, app: str, channel: str, presence: bool, behind: dict[str, int]) -> None:
+        """Workers have been on this channel, and were so far in its log."""
+        log = Log(app, channel, presence, min(behind.values(), default=None))
+        log.behind = behind
+        self.logs[log.name] = log
+        self._shard.came_from[app, channel] = behind
+
+    def release(self, now: float) -> None:
+        """All have said what they hold: what they have missed goes to them, to each from where it was."""
+        for log in self.logs.values():
+            if log.behind is not None:
+                for position, entry in log.backlog:
+                    self.outgoing += self._shard.apply(log.app, log.channel, position, entry, now, log.behind)
+                log.behind = None
+                log.backlog.clear()
+        self._shard.came_from.clear()
+
+    # --- who is not needed any more ----------------------------------------------------------------------------------
+
+    def idle(self, needed: Callable[[Log], bool], now: float) -> list[Log]:
+        """Those that nobody has needed for a while; they are followed no longer."""
+        found = []
+        for log in self.logs.values():
+            if log.coming or log.leaving or needed(log):
+                log.idle_since = None
+            elif log.idle_since is None:
+                log.idle_since = now
+            elif now - log.idle_since >= LINGER_S and log.feed.state is State.LIVE:
+                found.append(log)
+        for log in found:
+            del self.logs[log.name]
+            if log.channel:
+                self._shard.unfollow(log.app, log.channel)
+        return found

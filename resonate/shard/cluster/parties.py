@@ -1,0 +1,62 @@
+"""This shard and others as the store knows them: parties with a lease, and who has to be buried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+#: A lease is renewed so often within it.
+RENEWALS: Final = 3
+
+
+class Parties:
+    """`host` is the host's id, `index` and `process` say which shard this is; a name is never used twice.
+
+    `lease_s` is how long a party is believed to live without a sign, in seconds.
+    """
+
+    def __init__(self, host: str, index: int, process: str, lease_s: float) -> None:
+        self._host = host
+        self._seat = f"{host}.{index}."
+        self._process = process
+        self._number = 0
+        self._renew_at = 0.0
+        self.lease_s = lease_s
+        self.name = ""
+        self.burying: set[str] = set()
+
+    @property
+    def ours(self) -> str:
+        """How the names of all parties of this host begin."""
+        return f"{self._host}."
+
+    def arrive(self, now: float) -> str:
+        """A new name, for a new life."""
+        self._number += 1
+        self._renew_at = now + self.lease_s / RENEWALS
+        self.name = f"{self._seat}{self._process}.{self._number}"
+        return self.name
+
+    def due(self, now: float) -> bool:
+        """Whether the lease should be renewed, and others looked at."""
+        if now < self._renew_at:
+            return False
+        self._renew_at = now + self.lease_s / RENEWALS
+        return True
+
+    def counts(self, party: str) -> bool:
+        """Whether what a party has counts here: another of this host does not, its workers say what they hold."""
+        return party == self.name or not party.startswith(self.ours)
+
+    def dead(self, known: Mapping[str, bool], returned: bool) -> list[str]:
+        """Whom to bury: those whose lease has run out, and those who had this shard's seat before it.
+
+        The latter only when it has `returned`: until all its members are in, they are there through those.
+        """
+        return sorted(
+            party
+            for party, lives in known.items()
+            if party not in self.burying
+            and party != self.name
+            and (returned if party.startswith(self._seat) else not lives)
+        )

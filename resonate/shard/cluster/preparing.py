@@ -1,0 +1,279 @@
+"""What each kind of request waits for, before it is handled: steps whose value is its outcome.
+
+Where the store is away the steps end without one, and the shard decides alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from resonate.messages import (
+    Attach,
+    ChannelInfo,
+    Connect,
+    CountConnections,
+    Describe,
+    Inspect,
+    ListChannels,
+    ListUsers,
+    Member,
+    Publish,
+    Subscribe,
+    Terminate,
+)
+from resonate.shard.cluster.appends import Appends
+from resonate.shard.cluster.counts import Admissions, Counts
+from resonate.shard.cluster.desk import Desk, Store
+from resonate.shard.cluster.entries import EntryError, Expelled, Joined, Published, Seal, field_of
+from resonate.shard.cluster.following import Following, Log
+from resonate.shard.cluster.names import log_name
+from resonate.shard.cluster.parties import Parties
+from resonate.shard.cluster.shared import Outcome, SharedShard
+from resonate.shard.cluster.stage import Ticket
+from resonate.shard.cluster.store import Index, Join, Look, Page, Sum, Tally
+from resonate.shard.cluster.waiting import AwayError, Signal, Steps
+
+#: A prefix that no channel's name has: an app's connections are asked for, and none of its channels.
+_NO_CHANNEL: Final = "\n"
+
+
+class Preparing:
+    """`wall_ms` is what must be added to the clock of all times for the time of day, in milliseconds."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        shard: SharedShard,
+        following: Following,
+        counts: Counts,
+        appends: Appends,
+        parties: Parties,
+        seal: Seal,
+        wall_ms: int,
+    ) -> None:
+        self._desk = desk
+        self._shard = shard
+        self._following = following
+        self._counts = counts
+        self._appends = appends
+        self._parties = parties
+        self._seal = seal
+        self._wall_ms = wall_ms
+        self.admissions = Admissions(counts.connected)
+
+    def steps(self, ticket: Ticket, now: float) -> Steps[Any] | None:
+        """What it waits for; None for nothing."""
+        kind = _STEPS.get(type(ticket.request))
+        return None if kind is None else kind(self, ticket, ticket.request, now)
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def _connecting(self, ticket: Ticket, request: Connect, now: float) -> Steps[bool]:
+        """The app's log is followed from the first connection on; its place is asked for where there is a quota."""
+        app = request.app
+        log = self._want(app, "", False, now)
+        log.coming += 1
+        counted = False
+
+        def release(handled: bool) -> None:
+            log.coming -= 1
+            if counted:
+                self._counts.arrived(app, handled)
+
+        ticket.release = release
+        yield from self._desk.available()
+        yield log.live
+        granted = True
+        if request.limit is not None:
+            granted = yield self.admissions.ask(app, request.limit)
+        if granted:
+            counted = True
+            self._counts.connecting(app)
+        return granted
+
+    def admitted(self, ref: int, value: Any) -> bool:
+        """Whether that was the answer to somebody who asks for places."""
+        granted, others = value if isinstance(value, tuple) and len(value) == 2 else (0, 0)
+        app = self.admissions.answered(ref, granted)
+        if app is None:
+            return False
+        self._shard.elsewhere[app] = others
+        return True
+
+    def _attaching(self, ticket: Ticket, request: Attach, now: float) -> Steps[None]:
+        self._counts.attaching(request.app)
+        ticket.release = lambda handled: self._counts.attached(request.app, handled)
+        yield from ()
+
+    # --- channels ----------------------------------------------------------------------------------------------------
+
+    def _subscribing(self, ticket: Ticket, request: Subscribe, now: float) -> Steps[Outcome]:
+        """It is answered when the log is followed, the user is in it, and everybody can count the subscription."""
+        app, channel, member = request.app, request.channel, request.member
+        log = self._want(app, channel, member is not None, now)
+        log.coming += 1
+        if member is not None:
+            log.claims[member.user] += 1
+        ticket.release = lambda handled: self._subscribed(log, member, handled)
+        counted = self._counts.subscribing(app, channel)
+        yield from self._desk.available()
+        yield log.live
+        if member is not None:
+            yield from self._joining(log, member, request.socket, now)
+        yield counted
+        return Outcome()
+
+    def _subscribed(self, log: Log, member: Member | None, handled: bool) -> None:
+        log.coming -= 1
+        self._counts.subscribed(log.app, log.channel, handled)
+        if member is not None:
+            log.claims[member.user] -= 1
+            if not log.claims[member.user]:
+                del log.claims[member.user]
+            if not handled:
+                self._following.unclaimed.append((log, member.user))
+
+    def _joining(self, log: Log, member: Member, socket: str, now: float) -> Steps[None]:
+        """Put a user into the log's members, and come to where that was done."""
+        yield from self._indexing(log)
+        position = yield self._join(log, member, socket, now)
+        yield log.reach(position or 0)
+
+    def _indexing(self, log: Log) -> Steps[None]:
+        """First the store must know that this party has members there: else they would outlive it."""
+        while not log.indexed:
+            party = self._parties.name
+            yield self._desk.ask(Index, party, log.name)
+            log.indexed = party == self._parties.name
+
+    def _join(self, log: Log, member: Member, socket: str, now: float) -> Signal:
+        party = self._parties.name
+        entry = Joined(party, member.user, member.data, socket, int(now * 1000) + self._wall_ms)
+        sealed = self._seal.close(log.name, entry)
+        return self._desk.ask(Join, log.name, field_of(party, member.user), sealed, sealed)
+
+    def rejoining(self, log: Log, now: float) -> Steps[None]:
+        """Put in whom workers have, and who is not in it for this party."""
+        if any(self._parties.name not in user.parties for _, user in self._shard.held_users(log.app, log.channel)):
+            yield from self._indexing(log)
+        for key, user in self._shard.held_users(log.app, log.channel):
+            if self._parties.name not in user.parties:
+                self._join(log, Member(key, {"user_id": user.id, "user_info": user.info}), "", now)
+
+    def _want(self, app: str, channel: str, presence: bool, now: float) -> Log:
+        away_at = now if self._desk.store is Store.AWAY else None
+        log, orders = self._following.want(app, channel, presence, away_at)
+        self._desk.order(*orders)
+        return log
+
+    # --- entries -----------------------------------------------------------------------------------------------------
+
+    def _publishing(self, ticket: Ticket, request: Publish, now: float) -> Steps[Outcome]:
+        log = log_name(request.app, request.channel)
+        origin = self._shard.origin(ticket.worker)
+        entry = Published(origin, ticket.seq, request.payload, request.except_, request.keep_s)
+        appended = self._appends.add(log, self._seal.close(log, entry), request.payload, request.keep_s, now)
+        yield from self._desk.available()
+        yield appended
+        if not request.info:
+            return Outcome()
+        return Outcome((yield from self._info(request.app, request.channel)))
+
+    def _terminating(self, ticket: Ticket, request: Terminate, now: float) -> Steps[Outcome]:
+        log = log_name(request.app, "")
+        entry = Expelled(self._shard.origin(ticket.worker), ticket.seq, request.user)
+        appended = self._appends.add(log, self._seal.close(log, entry), b"", 0, now)
+        yield from self._desk.available()
+        yield appended
+        return Outcome()
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def _describing(self, ticket: Ticket, request: Describe, now: float) -> Steps[Outcome]:
+        yield from self._desk.available()
+        return Outcome((yield from self._info(request.app, request.channel)))
+
+    def _info(self, app: str, channel: str) -> Steps[ChannelInfo]:
+        sum_ = yield from self._sum(app, channel)
+        page = yield from self._page(app, channel)
+        return self._channel_info(app, channel, sum_.channels.get(channel, 0), page)
+
+    def _sum(self, app: str, prefix: str) -> Steps[Sum]:
+        sum_ = yield self._desk.ask(Tally, app, prefix)
+        if not isinstance(sum_, Sum):  # the store has refused
+            raise AwayError
+        return sum_
+
+    def _page(self, app: str, channel: str) -> Steps[Page]:
+        page = yield self._desk.ask(Look, log_name(app, channel))
+        if not isinstance(page, Page):
+            raise AwayError
+        return page
+
+    def _channel_info(self, app: str, channel: str, subscriptions: int, page: Page) -> ChannelInfo:
+        cached = page.cached[0] if page.cached is not None else None
+        return ChannelInfo(subscriptions, len(self._users(log_name(app, channel), page)), cached)
+
+    def _users(self, log: str, page: Page) -> dict[str, Joined]:
+        """Who is in it, with how he joined first."""
+        found: dict[str, Joined] = {}
+        for _, value in page.members or ():
+            try:
+                entry = self._seal.open(log, value)
+            except EntryError:
+                continue  # who follows the log counts it
+            if isinstance(entry, Joined):
+                before = found.get(entry.user, entry)
+                found[entry.user] = min(before, entry, key=lambda each: (each.since, each.party))
+        return found
+
+    def _listing_channels(self, ticket: Ticket, request: ListChannels, now: float) -> Steps[Outcome]:
+        yield from self._desk.available()
+        sum_ = yield from self._sum(request.app, request.prefix)
+        if not (request.users or request.cached):
+            return Outcome({name: ChannelInfo(count, 0, None) for name, count in sum_.channels.items()})
+        asked = {name: self._desk.ask(Look, log_name(request.app, name)) for name in sum_.channels}
+        found = {}
+        for name, answer in asked.items():
+            page = yield answer
+            if isinstance(page, Page):
+                found[name] = self._channel_info(request.app, name, sum_.channels[name], page)
+        return Outcome(found)
+
+    def _listing_users(self, ticket: Ticket, request: ListUsers, now: float) -> Steps[Outcome]:
+        yield from self._desk.available()
+        sum_ = yield from self._sum(request.app, request.channel)
+        page = yield from self._page(request.app, request.channel)
+        if request.channel not in sum_.channels:
+            return Outcome(None)
+        users = sorted(self._users(log_name(request.app, request.channel), page).values(), key=lambda each: each.since)
+        return Outcome([user.data["user_id"] for user in users])
+
+    def _counting(self, ticket: Ticket, request: CountConnections, now: float) -> Steps[Outcome]:
+        yield from self._desk.available()
+        sum_ = yield from self._sum(request.app, _NO_CHANNEL)
+        return Outcome(sum_.attached)
+
+    def _inspecting(self, ticket: Ticket, request: Inspect, now: float) -> Steps[Outcome]:
+        """With the apps of this host: connections, subscriptions and channels over all hosts."""
+        yield from self._desk.available()
+        totals = {}
+        for app in self._shard.apps():
+            sum_ = yield from self._sum(app, "")
+            totals[app] = [sum_.connected, sum(sum_.channels.values()), len(sum_.channels)]
+        return Outcome(totals)
+
+
+_STEPS: Final[dict[type, Callable[[Preparing, Ticket, Any, float], Steps[Any]]]] = {
+    Attach: Preparing._attaching,
+    Connect: Preparing._connecting,
+    CountConnections: Preparing._counting,
+    Describe: Preparing._describing,
+    Inspect: Preparing._inspecting,
+    ListChannels: Preparing._listing_channels,
+    ListUsers: Preparing._listing_users,
+    Publish: Preparing._publishing,
+    Subscribe: Preparing._subscribing,
+    Terminate: Preparing._terminating,
+}

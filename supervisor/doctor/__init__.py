@@ -1,0 +1,1 @@
+"""`resonate doctor`: what is wrong with this machine and the configuration, and what to change."""

@@ -1,0 +1,309 @@
+"""Hosts, their shards, workers and connections to the store fail at any moment: whoever lives agrees with the others.
+
+A naive model of what clients did; three hosts; a store in memory whose answers and entries come piece by piece.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from resonate.messages import (
+    Answer,
+    Connect,
+    Connected,
+    Event,
+    Member,
+    MemberAdded,
+    MemberRemoved,
+    Publication,
+    Publish,
+    Standing,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+)
+from tests.shard.cluster.world import Host, Worker, ask, settle
+from tests.support.memory_store import MemoryStore
+
+HOSTS = (0, 1, 2)
+SLOTS = (0, 1)
+CHANNELS = ("a", "b")
+USERS = ("ann", "bob")
+LEASE_S = 10.0
+LIMIT = 4
+
+
+class Client:
+    """What one worker's clients hold, and have heard."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[str, str], int] = {}  # (channel, user) -> ref of the subscription
+        self.joined: set[int] = set()
+        self.since: dict[str, int] = {}  # channel -> the model's time at which this worker was on it
+        self.events: dict[str, list[bytes]] = {channel: [] for channel in CHANNELS}
+        self.members: dict[str, set[str]] = {}
+        self.answered: set[int] = set()
+        self.asked = 0
+        self.admitted = 0
+        self.time = 0
+        self.alone = False
+
+    def on(self, channel: str) -> bool:
+        return any(where == channel and ref in self.joined for (where, _), ref in self.held.items())
+
+    def hear(self, event: Event) -> None:
+        match event:
+            case Subscribed(_, channel, _, ref, members) if ref in self.held.values():
+                first = not self.on(channel)
+                self.joined.add(ref)
+                users = {id_ for id_, _ in members or ()}
+                if first:
+                    self.since[channel] = self.time
+                    self.members[channel] = users
+                else:
+                    assert self.members[channel] == users, "a list that differs from the edges"
+            case Publication(_, channel, payload) if self.on(channel):
+                assert payload not in self.events[channel], "twice"
+                self.events[channel].append(payload)
+            case MemberAdded(_, channel, data) if self.on(channel):
+                assert data["user_id"] not in self.members[channel], "an edge that was none"
+                self.members[channel].add(data["user_id"])
+            case MemberRemoved(_, channel, id_) if self.on(channel):
+                assert id_ in self.members[channel], "an edge that was none"
+                self.members[channel].discard(id_)
+            case Answer(ref):
+                assert ref not in self.answered
+                self.answered.add(ref)
+            case Connected(_, _, admitted):
+                self.admitted += admitted
+            case Standing(_, trouble):
+                self.alone = bool(trouble)
+
+
+class Published(NamedTuple):
+    """An event of the model: its publisher, and the model's time."""
+
+    ref: int
+    channel: str
+    host: Host
+    worker: Worker
+    time: int
+
+
+class Hosts(RuleBasedStateMachine):
+    """Nothing is delivered but by a rule, until the reckoning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.time = 0
+        self.refs = 0
+        self.born = 0
+        self.store = MemoryStore()
+        self.clients: dict[str, Client] = {}
+        self.published: list[Published] = []
+        self.excused: set[int] = set()
+        self.outages = False
+        self.hosts = [Host(f"h{index}", self.store, lease_s=LEASE_S) for index in HOSTS]
+        self.dead: list[Host] = []
+        for host in self.hosts:
+            for _ in SLOTS:
+                self._add_worker(host)
+        self._settle()
+
+    def _add_worker(self, host: Host) -> None:
+        self.born += 1
+        name = f"w{self.born}"
+        client = self.clients[name] = Client()
+        host.add(name, client.hear)
+
+    def _worker(self, host: int, slot: int) -> tuple[Host, Worker, Client]:
+        found = self.hosts[host]
+        worker = list(found.workers.values())[slot]
+        return found, worker, self.clients[worker.name]
+
+    def _moment(self) -> int:
+        self.time += 1
+        for client in self.clients.values():
+            client.time = self.time
+        return self.time
+
+    def _settle(self) -> None:
+        self._moment()
+        self.now = settle(self.hosts, self.now)
+
+    # --- what clients do ---------------------------------------------------------------------------------------------
+
+    @rule(
+        host=st.sampled_from(HOSTS),
+        slot=st.sampled_from(SLOTS),
+        channel=st.sampled_from(CHANNELS),
+        user=st.sampled_from(USERS),
+    )
+    def join(self, host: int, slot: int, channel: str, user: str) -> None:
+        _, worker, client = self._worker(host, slot)
+        if (channel, user) not in client.held:
+            self.refs += 1
+            client.held[channel, user] = self.refs
+            member = Member(user, {"user_id": user, "user_info": None})
+            ask(worker, Subscribe("app", channel, f"{worker.name}.{self.refs}", self.refs, member))
+
+    @rule(
+        host=st.sampled_from(HOSTS),
+        slot=st.sampled_from(SLOTS),
+        channel=st.sampled_from(CHANNELS),
+        user=st.sampled_from(USERS),
+    )
+    def leave(self, host: int, slot: int, channel: str, user: str) -> None:
+        _, worker, client = self._worker(host, slot)
+        ref = client.held.pop((channel, user), None)
+        if ref is not None:
+            client.joined.discard(ref)
+            ask(worker, Unsubscribe("app", channel, user))
+
+    @rule(
+        host=st.sampled_from(HOSTS), slot=st.sampled_from(SLOTS), channel=st.sampled_from(CHANNELS), keep=st.booleans()
+    )
+    def publish(self, host: int, slot: int, channel: str, keep: bool) -> None:
+        found, worker, _ = self._worker(host, slot)
+        self.refs += 1
+        self.published.append(Published(self.refs, channel, found, worker, self._moment()))
+        ask(worker, Publish(self.refs, "app", channel, b"%d" % self.refs, None, 60 if keep else 0))
+
+    @rule(host=st.sampled_from(HOSTS), slot=st.sampled_from(SLOTS))
+    def connect(self, host: int, slot: int) -> None:
+        _, worker, client = self._worker(host, slot)
+        client.asked += 1
+        ask(worker, Connect("app", f"{worker.name}-{client.asked}", LIMIT))
+
+    # --- what happens underneath -------------------------------------------------------------------------------------
+
+    @rule(host=st.sampled_from(HOSTS), slot=st.sampled_from(SLOTS))
+    def send(self, host: int, slot: int) -> None:
+        found, worker, _ = self._worker(host, slot)
+        found.send(worker, self.now)
+
+    @rule(
+        host=st.sampled_from(HOSTS),
+        orders=st.none() | st.integers(0, 3),
+        heard=st.none() | st.integers(0, 3),
+        replies=st.none() | st.integers(0, 3),
+    )
+    def turn(self, host: int, orders: int | None, heard: int | None, replies: int | None) -> None:
+        self.hosts[host].turn(self.now, orders, heard, replies)
+
+    @rule(host=st.sampled_from(HOSTS))
+    def read(self, host: int) -> None:
+        self._moment()
+        self.hosts[host].read_all(self.now)
+
+    @rule(host=st.sampled_from(HOSTS))
+    def receipts(self, host: int) -> None:
+        for worker in self.hosts[host].workers.values():
+            self.hosts[host].receipt(worker)
+
+    @rule(seconds=st.sampled_from((1, 1, 1, 3, 11)))
+    def time_passes(self, seconds: int) -> None:
+        self.now += seconds
+        for host in self.hosts:
+            host.exchange.beat(self.now)
+
+    @rule()
+    def all_is_quiet(self) -> None:
+        self._settle()
+
+    # --- what fails --------------------------------------------------------------------------------------------------
+
+    @rule(host=st.sampled_from(HOSTS), done=st.integers(0, 3))
+    def the_store_is_lost(self, host: int, done: int) -> None:
+        end = self.hosts[host].end
+        if end.connected:
+            end.lose(min(done, len(end.waiting)))
+            self.outages = True
+
+    @rule(host=st.sampled_from(HOSTS))
+    def the_store_is_back(self, host: int) -> None:
+        self.hosts[host].end.mend()
+
+    @rule(host=st.sampled_from(HOSTS), slot=st.sampled_from(SLOTS))
+    def a_worker_dies(self, host: int, slot: int) -> None:
+        found, worker, _ = self._worker(host, slot)
+        del self.clients[worker.name]
+        found.kill(worker.name, self.now)
+        self._add_worker(found)
+
+    @rule(host=st.sampled_from(HOSTS))
+    def a_shard_dies(self, host: int) -> None:
+        """What waits in it for a store that is away is lost: so it only dies while that is there."""
+        found = self.hosts[host]
+        if (
+            found.end.connected
+            and not found.cluster.figures()["queue"]
+            and not self.clients[next(iter(found.workers))].alone
+        ):
+            found.start_shard(self.now)
+
+    @precondition(lambda self: len(self.dead) < 3)
+    @rule(host=st.sampled_from(HOSTS))
+    def a_host_dies(self, host: int) -> None:
+        """Another comes in its place."""
+        gone = self.hosts[host]
+        gone.end.lose()
+        self.dead.append(gone)
+        for name in gone.workers:
+            del self.clients[name]
+        found = self.hosts[host] = Host(f"{gone.name}x", self.store, lease_s=LEASE_S)
+        for _ in SLOTS:
+            self._add_worker(found)
+
+    # --- the reckoning -----------------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        for host in self.hosts:
+            host.end.mend()
+        self._settle()
+        self.now += LEASE_S + 1
+        self._settle()
+        self._settle()
+        for channel in CHANNELS:
+            held = {user for client in self.clients.values() for where, user in client.held if where == channel}
+            for name, client in self.clients.items():
+                if client.on(channel):
+                    assert client.members[channel] == held, name
+            self._orders(channel)
+        self._completeness()
+        if not self.outages and not self.dead:
+            assert sum(client.admitted for client in self.clients.values()) <= LIMIT
+
+    def _completeness(self) -> None:
+        for ref, channel, host, worker, time in self.published:
+            if host not in self.hosts or worker.name not in self.clients:
+                continue
+            assert ref in self.clients[worker.name].answered
+            for client in self.clients.values():
+                if client.on(channel) and client.since[channel] < time:
+                    assert b"%d" % ref in client.events[channel], "lost"
+
+    def _orders(self, channel: str) -> None:
+        """Events of one publisher come in the order of publication; without outages there is one order for all."""
+        publishers = {b"%d" % each.ref: each.worker.name for each in self.published}
+        rows = [client.events[channel] for client in self.clients.values()]
+        for row in rows:
+            for name in {publishers[event] for event in row}:
+                numbers = [int(event) for event in row if publishers[event] == name]
+                assert numbers == sorted(numbers), "out of order"
+        if self.outages:
+            return
+        for one in rows:
+            for other in rows:
+                common = set(one) & set(other)
+                assert [event for event in one if event in common] == [event for event in other if event in common]
+
+
+TestHosts = Hosts.TestCase
+if settings.default is settings.get_profile("any machine"):
+    TestHosts.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
