@@ -51,7 +51,11 @@ class RedisServer:
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(self._words, cwd=self.directory, stdout=log, stderr=log)
-        eventually(self._answers, PATIENCE_S)
+        try:
+            eventually(self._answers, PATIENCE_S)
+        except AssertionError:
+            self.stop()
+            raise
         return self
 
     def _answers(self) -> bool:
