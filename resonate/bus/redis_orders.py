@@ -93,7 +93,7 @@ class Orders:
         return (Command(base, script.call((base + b"log", base + b"members", *self._append_words, *more))),)
 
     def _read(self, order: Read) -> tuple[Command, ...]:
-        begin = b"" if order.after is None else b"(%d-%d" % (order.after >> 16, order.after & 0xFFFF)
+        begin = b"" if order.after is None else _identity(order.after + 1)  # Redis 6.0 has no open ranges
         return self._page(order.log, begin, order.members)
 
     def _look(self, order: Look) -> tuple[Command, ...]:
@@ -226,6 +226,10 @@ def position(identity: bytes) -> int:
     if not (ms.isdigit() and number.isdigit() and len(identity) <= 2 * _DIGITS):
         raise ValueError
     return int(ms) << 16 | int(number)
+
+
+def _identity(place: int) -> bytes:
+    return b"%d-%d" % (place >> 16, place & 0xFFFF)
 
 
 def entry(log: str, message: bytes) -> Entry:

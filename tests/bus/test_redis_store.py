@@ -158,6 +158,39 @@ def test_a_connection_that_is_cut_one_way_is_lost(
         assert works(end)
 
 
+def test_who_follows_misses_nothing_between_two_breaks(redis: RedisServer, unready: Callable[[Place], End]) -> None:
+    end = unready(Place(port=redis.port, log_length=100_000)).until_ready()
+    reference = 1000
+    for number, kind in enumerate(("normal", "pubsub", "normal", "pubsub")):
+        end.until_mended()
+        begins = len(end.reports)
+        end.follow(LOG)
+        reference += 3000
+        for begin in range(reference, reference + 3000, 100):
+            end.order(*(Append(ref, LOG, b"%d" % ref, b"", 0) for ref in range(begin, begin + 100)))
+            end.take()
+        redis.do("CLIENT", "KILL", "TYPE", kind)
+        end.until_lost(number + 1)
+        end.until_mended()
+        new = end.reports[begins:]
+        heard = [(report.position, report.entry) for report in new if isinstance(report, Entry)]
+        entries = everything(end)
+        begin = entries.index(heard[0]) if heard else 0
+        assert entries[begin : begin + len(heard)] == heard
+        log = {int(entry): position for position, entry in entries}
+        answered = [report for report in new if isinstance(report, Reply) and report.ref in log]
+        assert all(log[reply.ref] == reply.value for reply in answered)
+        assert [reply.ref for reply in answered] == sorted(reply.ref for reply in answered)
+
+
+def everything(end: End, log: str = LOG) -> list[tuple[int, bytes]]:
+    """All entries of a log."""
+    found: list[tuple[int, bytes]] = []
+    while page := end.ask(Read, log, found[-1][0] if found else 0, False).entries:
+        found += page
+    return found
+
+
 def test_who_does_not_keep_up_is_lost(redis: RedisServer, unready: Callable[[Place], End]) -> None:
     end = unready(Place(port=redis.port, patience=60)).until_ready()
     redis.freeze()
@@ -477,13 +510,21 @@ def test_a_cluster_whose_masters_change(tmp_path: Path, unready: Callable[[Place
             assert other.ask(Tally, "app", "") == Sum(0, 0, {})
 
         all_work()
+        end.follow("app/empty")
+        cluster.move("{app/empty}")
+        assert "another node" in end.until_lost()
+        end.until_ready(2)
+        other.order(Look(1000, "app/empty"))
+        other.until_lost()
+        other.until_ready(2)
+        all_work()
         replica = cluster.replica_of(cluster.masters()[-1])
         replica.do("CLUSTER", "FAILOVER")  # both remain
         eventually(lambda: replica in cluster.masters())
         for each in (end, other):
             each.order(*(Append(1000, log, b"", b"", 0) for log in logs))
-            each.until_lost()
-            each.until_ready(2)
+            each.until_lost(2)
+            each.until_mended()
         all_work()
         eventually(lambda: all(cluster.is_whole(server) for server in cluster.servers))
         losses = [len(each.losses) for each in (end, other)]

@@ -51,7 +51,11 @@ class RedisServer:
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(self._words, cwd=self.directory, stdout=log, stderr=log)
-        eventually(self._answers, PATIENCE_S)
+        try:
+            eventually(self._answers, PATIENCE_S)
+        except AssertionError:
+            self.stop()
+            raise
         return self
 
     def _answers(self) -> bool:
@@ -197,6 +201,27 @@ class RedisCluster:
             except redis.RedisError:
                 pass
         return found
+
+    def owner(self, key: str) -> RedisServer:
+        """The master that has a key, or would have it."""
+        for master in self.masters():
+            try:
+                master.do("EXISTS", key)
+            except redis.ResponseError:
+                continue
+            return master
+        raise AssertionError(f"nobody has {key}")
+
+    def move(self, key: str) -> None:
+        """Give the slot of a key, in which there are none, to another master."""
+        source = self.owner(key)
+        target = next(master for master in self.masters() if master is not source)
+        slot = source.do("CLUSTER", "KEYSLOT", key)
+        names = {server: server.do("CLUSTER", "MYID") for server in (source, target)}
+        target.do("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
+        source.do("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+        for server in (target, source):
+            server.do("CLUSTER", "SETSLOT", slot, "NODE", names[target])
 
     def replica_of(self, master: RedisServer) -> RedisServer:
         """Its replica."""
