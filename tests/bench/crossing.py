@@ -11,7 +11,7 @@ import json
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,9 @@ from tests.support.server import Server
 
 RATES: Final = (100, 1000)
 SUBSCRIBERS: Final = 200
+#: Of them, whose latency is measured; the bytes of the others are taken so often, in seconds.
+LISTENERS: Final = 4
+TAKE_S: Final = 0.02
 #: Of the measure of deliveries: a closed loop of so many publishers, of events with so many bytes.
 PUBLISHERS: Final = 8
 SIZE: Final = 100
@@ -63,43 +66,95 @@ def _spent(streams: Streams, seconds: float, work: Callable[[], None]) -> tuple[
     return took, [after - was for was, after in zip(before, _usage(streams), strict=True)]
 
 
+class _Sink(Peer):
+    """A subscriber that costs as little as possible: bytes are counted, and taken when it suits."""
+
+    def __init__(self, streams: Streams, server: Server, channel: str) -> None:
+        self.received, self.counting, self.channel = 0, False, channel
+        super().__init__(streams.crowd, server)
+
+    def established(self) -> None:
+        self.subscribe(self.channel)
+
+    def heard(self, event: dict[str, Any]) -> None:
+        self.counting = True
+        self._crowd.forget(self)
+
+    def take(self) -> None:
+        """What has come."""
+        with suppress(BlockingIOError):
+            while data := self.socket.recv(2**20):
+                self.received += len(data)
+
+
+class _Sinks:
+    """Many of them, spread over some hosts."""
+
+    def __init__(self, streams: Streams, servers: Sequence[Server], channel: str, count: int) -> None:
+        self.all = [_Sink(streams, servers[index % len(servers)], channel) for index in range(count)]
+        self._next = 0.0
+        streams.crowd.until(lambda: all(each.counting for each in self.all))
+
+    def turn(self) -> None:
+        """Take from all, now and then."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + TAKE_S
+            for each in self.all:
+                each.take()
+
+    def received(self) -> int:
+        return sum(each.received for each in self.all)
+
+    def close(self) -> None:
+        for each in self.all:
+            each.socket.close()
+
+
 def latency(rate: int, options: argparse.Namespace) -> dict[str, Any]:
     """Published on one host, heard by all subscribers on the other: nobody listens where it is published."""
-    with _streams(2, options, SUBSCRIBERS, 1) as streams:
-        here = streams.hosts.servers[0]
-        for each in list(streams.subscribers):
-            if each.server is here:
-                each.leave()
-                streams.subscribers.remove(each)
-        streams.open()
-        streams.callers = [each for each in streams.callers if each.server is here]
-        streams.rate = rate
-        streams.go_on(1.0)
-        count = streams.published
-        took, used = _spent(streams, options.seconds or SECONDS, streams.turn)
-        crossed = streams.published - count
-        streams.publishing = False
-        streams.until(lambda: not any(each.waiting for each in streams.callers), SECONDS)
+    with _streams(2, options, LISTENERS, 1) as streams:
+        here, there = streams.hosts.servers
+        _only(streams, here)
+        sinks = _Sinks(streams, [there], streams.channels[0], SUBSCRIBERS - LISTENERS)
+
+        def work() -> None:
+            streams.turn()
+            sinks.turn()
+
+        with closing(sinks):
+            streams.rate = rate
+            _spent(streams, 1.0, work)
+            count = streams.published
+            took, used = _spent(streams, options.seconds or SECONDS, work)
+            crossed = streams.published - count
+            streams.publishing = False
+            _spent(streams, 1.0, work)
         heard: list[Heard] = [each for subscriber in streams.subscribers for each in subscriber.heard_all]
         per_event = [round(seconds / max(crossed, 1) * 1e6) for seconds in used]
         return {
             "case": "latency between hosts",
             "asked per s": rate,
             "published per s": round(crossed / took),
-            "subscribers": len(streams.subscribers),
+            "subscribers": SUBSCRIBERS,
             "latency_ms": latency_ms(heard),
             "cpu_us per event: publisher's host, subscribers' host, redis": per_event,
         }
 
 
+def _only(streams: Streams, here: Server) -> None:
+    """Who subscribes is elsewhere, and who publishes is here."""
+    for each in [each for each in streams.subscribers if each.server is here]:
+        each.leave()
+        streams.subscribers.remove(each)
+    streams.open()
+    streams.callers = [each for each in streams.callers if each.server is here]
+
+
 def crossing_cpu(options: argparse.Namespace) -> dict[str, Any]:
     """The same with one subscriber: what an event costs that crosses, without its deliveries."""
     with _streams(2, options, 1, 1) as streams:
-        here = streams.hosts.servers[0]
-        streams.subscribers[0].leave()
-        del streams.subscribers[0]
-        streams.open()
-        streams.callers = [each for each in streams.callers if each.server is here]
+        _only(streams, streams.hosts.servers[0])
         streams.rate = 500
         streams.go_on(1.0)
         count = streams.published
@@ -111,27 +166,6 @@ def crossing_cpu(options: argparse.Namespace) -> dict[str, Any]:
             "published per s": round(crossed / took),
             "cpu_us per event: publisher's host, subscriber's host, redis": per_event,
         }
-
-
-class _Sink(Peer):
-    """A subscriber that costs as little as possible: it counts bytes, for all frames are alike."""
-
-    def __init__(self, streams: Streams, server: Server) -> None:
-        self.received, self.counting = 0, False
-        super().__init__(streams.crowd, server)
-
-    def established(self) -> None:
-        self.subscribe(CHANNEL)
-
-    def heard(self, event: dict[str, Any]) -> None:
-        self.counting = True
-
-    def _read(self) -> None:
-        if not self.counting:
-            super()._read()
-            return
-        with suppress(BlockingIOError):
-            self.received += len(self.socket.recv(2**20))
 
 
 class _Asker(Caller):
@@ -148,8 +182,7 @@ def deliveries(number: int, options: argparse.Namespace) -> dict[str, Any]:
     with _streams(number, options, 0, 1) as streams:
         servers = streams.hosts.servers
         size = _frame_size(servers[0], request)
-        sinks = [_Sink(streams, servers[index % number]) for index in range(SUBSCRIBERS)]
-        streams.crowd.until(lambda: all(each.counting for each in sinks))
+        sinks = _Sinks(streams, servers, CHANNEL, SUBSCRIBERS)
         askers = [_Asker(streams, servers[index % number], "") for index in range(PUBLISHERS)]
 
         def work() -> None:
@@ -157,13 +190,15 @@ def deliveries(number: int, options: argparse.Namespace) -> dict[str, Any]:
                 if asker.free:
                     asker.ask(request)
             streams.crowd.turn(0.002)
+            sinks.turn()
 
-        took, used = _spent(streams, options.seconds or SECONDS, work)
-        delivered = sum(each.received for each in sinks) / size
+        with closing(sinks):
+            took, used = _spent(streams, options.seconds or SECONDS, work)
+        delivered = sinks.received() / size
         return {
             "case": "deliveries",
             "hosts": number,
-            "subscribers": len(sinks),
+            "subscribers": SUBSCRIBERS,
             "published per s": round(streams.answers["200"] / took),
             "deliveries per s": round(delivered / took),
             "cpu_us per delivery, all hosts": round(sum(used[:-1]) / max(delivered, 1) * 1e6, 2),
