@@ -110,10 +110,13 @@ class Following:
         return log, self.begin(log) if log.feed.state is State.ABSENT else []
 
     def _position_at(self, now: float) -> int:
-        """Where the store's logs most likely are by now: its clock goes as ours, and shows the same while unseen."""
+        """Where the store's logs most likely are by now, without what comes in the same millisecond.
+
+        Its clock goes as ours, and shows the same while it is unseen.
+        """
         if not self._latest:
-            return (int(now * 1000) + self._wall_ms) * PER_MS
-        return self._latest + int((now - self._latest_at) * 1000) * PER_MS
+            return (int(now * 1000) + self._wall_ms) * PER_MS - 1
+        return self._latest + int((now - self._latest_at) * 1000) * PER_MS - 1
 
     def seen(self, position: int, now: float) -> None:
         """The store's logs have come so far."""

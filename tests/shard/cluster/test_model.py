@@ -238,13 +238,9 @@ class Hosts(RuleBasedStateMachine):
 
     @rule(host=st.sampled_from(HOSTS))
     def a_shard_dies(self, host: int) -> None:
-        """What waits in it for a store that is away is lost: so it only dies while that is there."""
+        """What it has answered and not told the store is lost: so it only dies while that is there."""
         found = self.hosts[host]
-        if (
-            found.end.connected
-            and not found.cluster.figures()["queue"]
-            and not self.clients[next(iter(found.workers))].alone
-        ):
+        if found.end.connected and not any(self.clients[name].alone for name in found.workers):
             found.start_shard(self.now)
 
     @precondition(lambda self: len(self.dead) < 3)
@@ -259,6 +255,50 @@ class Hosts(RuleBasedStateMachine):
         found = self.hosts[host] = Host(f"{gone.name}x", self.store, lease_s=LEASE_S)
         for _ in SLOTS:
             self._add_worker(found)
+
+    @rule(
+        host=st.sampled_from(HOSTS),
+        slot=st.sampled_from(SLOTS),
+        channel=st.sampled_from(CHANNELS),
+        what=st.sampled_from(("publish", "join", "leave")),
+        turns=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2)), max_size=4),
+        read=st.sampled_from(("nobody", "one", "all")),
+        then=st.sampled_from(("the store", "the shard", "the worker", "the host")),
+    )
+    def something_is_under_way_when(
+        self,
+        host: int,
+        slot: int,
+        channel: str,
+        what: str,
+        turns: list[tuple[int, int, int]],
+        read: str,
+        then: str,
+    ) -> None:
+        """It is the only thing, so that all that follows does so from this."""
+        self._settle()
+        if what == "publish":
+            self.publish(host, slot, channel, keep=False)
+        else:
+            change = self.join if what == "join" else self.leave
+            change(host, slot, channel, "ann")
+        self.send(host, slot)
+        self.hosts[host].turn(self.now, 0, 0, 0)
+        for orders, heard, replies in turns:
+            self.hosts[host].turn(self.now, orders, heard, replies)
+        self._moment()
+        for worker in list(self.hosts[host].workers.values())[: {"nobody": 0, "one": 1, "all": 2}[read]]:
+            while worker.inbox:
+                self.hosts[host].read(worker, self.now)
+        match then:
+            case "the store":
+                self.the_store_is_lost(host, len(turns))
+            case "the shard":
+                self.a_shard_dies(host)
+            case "the worker":
+                self.a_worker_dies(host, slot)
+            case "the host" if len(self.dead) < 3:
+                self.a_host_dies(host)
 
     # --- the reckoning -----------------------------------------------------------------------------------------------
 
