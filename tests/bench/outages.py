@@ -16,7 +16,7 @@ PATIENCE_S: Final = 60.0
 #: The wire that is long, one way, in seconds: 200 ms to Redis and back.
 LONG_S: Final = 0.1
 #: Seconds after hosts have said that they are together again, that still count as outage: their queues leave.
-AFTER_S: Final = 2.0
+AFTER_S: Final = 1.0
 
 
 class Scene(NamedTuple):

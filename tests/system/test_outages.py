@@ -15,10 +15,10 @@ from tests.bench.streams import Streams
 from tests.bench.verdict import judge
 from tests.support.hosts import Hosts
 
-SMALL = argparse.Namespace(hosts=2, workers=2, channels=10, subscribers=1, rate=150, seconds=5.0, log=False)
+SMALL = argparse.Namespace(hosts=2, workers=2, channels=10, subscribers=1, rate=150, seconds=4.0, log=False)
 
 
-@pytest.mark.parametrize("fault", ["redis-restart", "redis-wipe", "redis-freeze", "one-way", "host-kill", "reload"])
+@pytest.mark.parametrize("fault", ["redis-wipe", "redis-freeze", "one-way", "host-kill", "reload"])
 def test_nothing_is_lost_doubled_or_out_of_order(tmp_path: Path, fault: str) -> None:
     seen = run(fault, tmp_path, SMALL)
     print(seen)
