@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -395,7 +396,8 @@ def test_a_password_that_redis_quotes_is_not_told(
     tmp_path: Path, unready: Callable[[Place], End], lines: Lines
 ) -> None:
     with RedisServer(tmp_path, "--rename-command", "AUTH", "another") as server:
-        assert unready(Place(port=server.port, password=SECRET)).until_lost() == "unknown command 'AUTH'"
+        reason = unready(Place(port=server.port, password=SECRET)).until_lost()
+        assert re.fullmatch("unknown command ['`]AUTH['`]", reason)
     assert lines.count(SECRET) == 0
 
 
@@ -435,7 +437,7 @@ def test_a_user_who_may_do_no_more_than_is_needed(
     assert lines.count(SECRET) == 0
 
 
-def test_tls(tmp_path: Path, unready: Callable[[Place], End]) -> None:
+def test_tls(tmp_path: Path) -> None:
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -444,15 +446,16 @@ def test_tls(tmp_path: Path, unready: Callable[[Place], End]) -> None:
     port = free_port()
     words = ("--tls-port", str(port), "--tls-auth-clients", "no", "--tls-ca-cert-file", files["ca.pem"])
     words += ("--tls-cert-file", files["server.pem"], "--tls-key-file", files["server.pem"])
-    with RedisServer(tmp_path, *words):
-        end = unready(Place(url=f"rediss://localhost:{port}", ca_file=files["ca.pem"])).until_ready()
+    # Who tries in vain stops before the server does: when that resets a connection, Python forgets to close it.
+    with RedisServer(tmp_path, *words), closing(RedisHosts(Place())) as hosts:
+        end = hosts.unready(Place(url=f"rediss://localhost:{port}", ca_file=files["ca.pem"])).until_ready()
         assert works(end)
         entries = [bytes([number]) * 100_000 for number in range(60)]
         end.order(*(Append(1000 + number, "app/b", entry, b"", 0) for number, entry in enumerate(entries)))
         page = end.ask(Read, "app/b", 0, False)
         assert [entry for _, entry in page.entries] == entries
-        assert "certificate" in unready(Place(host="tls://localhost", port=port)).until_lost()
-        other = unready(Place(host="tls://127.0.0.1", port=port, ca_file=files["ca.pem"]))
+        assert "certificate" in hosts.unready(Place(host="tls://localhost", port=port)).until_lost()
+        other = hosts.unready(Place(host="tls://127.0.0.1", port=port, ca_file=files["ca.pem"]))
         assert "certificate" in other.until_lost()
 
 
