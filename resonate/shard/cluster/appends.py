@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from resonate.shard.cluster.entries import Expelled, Published
 from resonate.shard.cluster.store import Append
 from resonate.shard.cluster.waiting import Signal
 
@@ -15,36 +16,56 @@ WINDOW: Final = 1_000
 OVERHEAD: Final = 256
 
 
-class _Entry:
-    __slots__ = ("appended", "entry", "keep_s", "log", "payload", "since", "size")
+#: An entry is known by its log, its origin and its number.
+Echo = tuple[str, str, int]
 
-    def __init__(self, log: str, entry: bytes, payload: bytes, keep_s: int, now: float) -> None:
+
+class _Entry:
+    __slots__ = ("answered", "appended", "data", "heard", "log", "position", "published", "since", "size")
+
+    def __init__(self, log: str, published: Published | Expelled, data: bytes, now: float) -> None:
         self.log = log
-        self.entry = entry
-        self.payload = payload
-        self.keep_s = keep_s
+        self.published = published
+        self.data = data
         self.since = now
-        self.size = len(entry) + OVERHEAD
+        self.size = len(data) + OVERHEAD
         self.appended = Signal()
+        self.position = 0
+        self.answered = False
+        self.heard = False
+
+    @property
+    def echo(self) -> Echo:
+        return self.log, self.published.origin, self.published.seq
+
+    def order(self, ref: int) -> Append:
+        keep_s = self.published.keep_s if isinstance(self.published, Published) else 0
+        cached = self.published.payload if isinstance(self.published, Published) and keep_s else b""
+        return Append(ref, self.log, self.data, cached, keep_s)
 
 
 class Appends:
-    """`most_bytes` and `most_seconds` bound what waits while the store is away; past them the oldest is dropped."""
+    """`most_bytes` and `most_seconds` bound what waits while the store is away; past them the oldest is dropped.
+
+    Where this host follows the log, an entry is done with when it has come back: until then it may be lost with a store
+    that dies, and is appended again.
+    """
 
     def __init__(self, most_bytes: int, most_seconds: float) -> None:
         self._most_bytes = most_bytes
         self._most_seconds = most_seconds
         self._waiting: deque[_Entry] = deque()
         self._ordered: dict[int, _Entry] = {}
+        self._expected: dict[Echo, _Entry] = {}  # those, and others that are to come back
         self.bytes = 0
         self.dropped = 0
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._ordered)
+        return len(self._waiting) + len(self._expected)
 
-    def add(self, log: str, entry: bytes, payload: bytes, keep_s: int, now: float) -> Signal:
-        """To be appended; what happens when that is done. `payload` is the event to be kept if `keep_s` says so."""
-        added = _Entry(log, entry, payload, keep_s, now)
+    def add(self, log: str, published: Published | Expelled, data: bytes, now: float) -> Signal:
+        """To be appended, `data` are its bytes; what happens when that is done."""
+        added = _Entry(log, published, data, now)
         self._waiting.append(added)
         self.bytes += added.size
         return added.appended
@@ -55,24 +76,57 @@ class Appends:
         while self._waiting and len(self._ordered) < WINDOW:
             entry = self._waiting.popleft()
             ref = next(refs)
-            self._ordered[ref] = entry
-            payload = entry.payload if entry.keep_s else b""
-            found.append(Append(ref, entry.log, entry.entry, payload, entry.keep_s))
+            self._ordered[ref] = self._expected[entry.echo] = entry
+            found.append(entry.order(ref))
         return found
 
-    def answered(self, ref: int, position: int | None) -> bool:
-        """Whether that was the answer to one of them; it is done then. Those about two logs come in any order."""
+    def answered(self, ref: int, position: int | None, will_hear: Callable[[str, int], bool]) -> bool:
+        """Whether that was the answer to one of them. Those about two logs come in any order.
+
+        `will_hear`: whether an entry of that log, at that position, is going to come back.
+        """
         entry = self._ordered.pop(ref, None)
         if entry is None:
             return False
-        self.bytes -= entry.size
+        entry.position, entry.answered = position or 0, True
+        if entry.heard or not will_hear(entry.log, entry.position):
+            self._forget(entry)
         entry.appended.fire(position)
         return True
 
-    def lost(self) -> None:
-        """Nobody knows which of those that were ordered are done: all are ordered again."""
-        self._waiting.extendleft(reversed(self._ordered.values()))
+    def heard(self, echo: Echo) -> None:
+        """One has come back, perhaps before its answer."""
+        entry = self._expected.get(echo)
+        if entry is not None:
+            entry.heard = True
+            if entry.answered:
+                self._forget(entry)
+
+    def passed(self, log: str, position: int | None = None) -> None:
+        """That log has been read up to there, or is not followed any more: nothing before it will come back."""
+        for entry in list(self._expected.values()):
+            if entry.log == log and entry.answered and (position is None or entry.position <= position):
+                self._forget(entry)
+
+    def _forget(self, entry: _Entry) -> None:
+        del self._expected[entry.echo]
+        self.bytes -= entry.size
+
+    def lost(self) -> list[tuple[str, Published | Expelled]]:
+        """Nobody knows which of those that were ordered are done: all are ordered again.
+
+        Returns those that were said to be done, and have not come back: nobody may have heard of them.
+        """
+        expected, self._expected = list(self._expected.values()), {}
         self._ordered.clear()
+        said = [(entry.log, entry.published) for entry in expected if entry.answered]
+        for entry in reversed(expected):
+            if entry.heard:  # so have others
+                self.bytes -= entry.size
+            else:
+                entry.answered = False
+                self._waiting.appendleft(entry)
+        return said
 
     def bound(self, now: float) -> int:
         """While the store is away: drop what is too much or too old. How many have been."""

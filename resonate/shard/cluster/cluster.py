@@ -16,7 +16,7 @@ from resonate.shard.cluster.desk import Desk, Store
 from resonate.shard.cluster.entries import Left, Seal, field_of
 from resonate.shard.cluster.feed import State
 from resonate.shard.cluster.following import Following, Log
-from resonate.shard.cluster.names import log_name
+from resonate.shard.cluster.names import app_and_channel, log_name
 from resonate.shard.cluster.parties import Parties
 from resonate.shard.cluster.preparing import Preparing
 from resonate.shard.cluster.shared import SharedShard
@@ -70,7 +70,7 @@ class Cluster:
         self._desk = Desk()
         self._parties = Parties(terms.host, terms.index, terms.process, terms.lease_s)
         self._appends = Appends(terms.queue_bytes, terms.queue_s)
-        self._following = Following(self.shard, self._seal, self._parties.counts, terms.wall_ms)
+        self._following = Following(self.shard, self._seal, self._parties, terms.wall_ms)
         self._counts = Counts(self.shard.connections, self.shard.interested)
         self._preparing = Preparing(
             self._desk,
@@ -146,6 +146,7 @@ class Cluster:
         for positions in self._behind.values():
             positions.pop(worker, None)
         self._early = [each for each in self._early if each[0] != worker]
+        self._following.outgoing = [each for each in self._following.outgoing if each[0] != worker]
         unclaimed, self._following.unclaimed = self._following.unclaimed, []
         for log, user in unclaimed:
             if self._desk.store is not Store.READY:
@@ -250,7 +251,7 @@ class Cluster:
         match report:
             case Entry(log, position, data):
                 self._following.entry(log, position, data, now)
-                self._joined()
+                self._applied()
             case Reply(ref, value):
                 self._answered(ref, value, now)
             case Followed(log):
@@ -261,7 +262,7 @@ class Cluster:
                 if self._resumed:
                     self._begin(now)
             case Lost(reason):
-                self._lost(reason)
+                self._lost(reason, now)
 
     def _begin(self, now: float) -> None:
         """The store can be used: a new party arrives, and tells all that this shard holds."""
@@ -284,20 +285,24 @@ class Cluster:
             self._desk.order(*self._following.want(app, channel, self.shard.has_members(app, channel), now)[1])
             self._counts.changed(app, channel)
 
-    def _joined(self) -> None:
-        """Whoever has come in while nobody wanted it any more is taken out again."""
+    def _applied(self) -> None:
+        """What has come back is done with. Whoever has come in while nobody wanted it any more is taken out again."""
+        echoes, self._following.echoes = self._following.echoes, []
+        for echo in echoes:
+            self._appends.heard(echo)
         joined, self._following.joined = self._following.joined, []
         for log, user in joined:
             known = self.shard.user(log.app, log.channel, user)
             if known is not None and self._parties.name in known.parties:
                 self._take_out(log, user)
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, reason: str, now: float) -> None:
         if self._desk.store is Store.READY:
             self.counters["lost"] += 1
         again = self._desk.store is Store.AWAY
         self._desk.lost(reason)
-        self._appends.lost()
+        for log, entry in self._appends.lost():  # they may be lost with it, and come from here then
+            self._following.outgoing += self.shard.apply(*app_and_channel(log), 0, entry, now)
         self._counts.lost()
         self._preparing.admissions.lost()
         self._reading.clear()
@@ -319,7 +324,7 @@ class Cluster:
             self._desk.order(read)
 
     def _answered(self, ref: int, value: Any, now: float) -> None:
-        if self._appends.answered(ref, value):
+        if self._appends.answered(ref, value, self._following.will_hear):
             self.counters["entries_out"] += 1
         elif ref == self._arriving:
             self._following.seen(value or 0, now)
@@ -335,7 +340,8 @@ class Cluster:
         if after is not None:
             self._read(Read(next(self._desk.refs), log.name, after, log.presence))
         else:
-            self._joined()
+            self._applied()
+            self._appends.passed(log.name, log.feed.position or 0)
             self._task(self._returned(log, now))
 
     def _returned(self, log: Log, now: float) -> Any:
@@ -351,16 +357,19 @@ class Cluster:
             if dropped := self._appends.bound(now):
                 self.notices.append(f"{dropped} events for other hosts are dropped: Redis has been away for too long")
             return
+        for log in self._following.doubtful(now):
+            self._desk.order(*self._following.begin(log))
         for log in self._following.idle(self._needed, now):
             self._desk.order(Unfollow(log.name))
             self._returning.discard(log.name)
+            self._appends.passed(log.name)
             if log.indexed:
                 self._desk.order(Unindex(self._parties.name, log.name))
         self._tasks = {task for task in self._tasks if not task.done}
         if self._parties.due(now):
             self._task(self._renewing(now))
         elif self._look_at_parties:
-            self._task(self._looking_at_parties())
+            self._task(self._looking_at_parties(now))
 
     def _needed(self, log: Log) -> bool:
         if not log.channel:
@@ -374,13 +383,13 @@ class Cluster:
             self.notices.append("this host was taken for dead, and arrives anew")
             self._begin(now)
             return
-        yield from self._looking_at_parties()
+        yield from self._looking_at_parties(now)
 
-    def _looking_at_parties(self) -> Any:
+    def _looking_at_parties(self, now: float) -> Any:
         returned = not self._returning  # who has had this place before is needed until all are in again
         self._look_at_parties = self._look_at_parties and not returned
         known = yield self._desk.ask(ListParties)
-        for party in self._parties.dead(known or {}, returned):
+        for party in self._parties.dead(known or {}, returned, now):
             self._parties.burying.add(party)
             if not party.startswith(self._parties.ours):
                 self.notices.append(f"host {party.split('.')[0]} has gone: its members leave")

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from resonate.shard.cluster.entries import EntryError, Joined, Left, LogEntry, Seal, field_of
+from resonate.shard.cluster.appends import Echo
+from resonate.shard.cluster.entries import EntryError, Expelled, Joined, Left, LogEntry, Published, Seal, field_of
 from resonate.shard.cluster.feed import PER_MS, Feed, Numbered, State
 from resonate.shard.cluster.names import log_name
+from resonate.shard.cluster.parties import Parties
 from resonate.shard.cluster.shared import SharedShard
 from resonate.shard.cluster.store import Follow, Order, Page, Read
 from resonate.shard.cluster.waiting import Signal
@@ -31,6 +33,7 @@ class Log:
         "channel",
         "claims",
         "coming",
+        "doubtful_until",
         "feed",
         "idle_since",
         "indexed",
@@ -54,6 +57,7 @@ class Log:
         self.indexed = False  # whether the store knows that this party has members in it
         self.leaving: set[str] = set()  # users who are being taken out
         self.idle_since: float | None = None
+        self.doubtful_until: float | None = None  # who is not in it by then has gone
         self.behind: dict[str, int] | None = None  # how far each worker was, while this shard recovers
         self.backlog: list[tuple[int, LogEntry]] = []  # what is for them
 
@@ -73,22 +77,23 @@ class Log:
 
 
 class Following:
-    """`counts` says whether what a party has counts on this host. What is found out gathers in `outgoing`.
+    """`parties` says what of whom counts on this host. What is found out gathers in `outgoing`.
 
     `wall_ms` is what must be added to the clock of all times for the time of day, in milliseconds.
     """
 
-    def __init__(self, shard: SharedShard, seal: Seal, counts: Callable[[str], bool], wall_ms: int) -> None:
+    def __init__(self, shard: SharedShard, seal: Seal, parties: Parties, wall_ms: int) -> None:
         self._shard = shard
         self._wall_ms = wall_ms
         self._seal = seal
-        self._counts = counts
+        self._parties = parties
         self.logs: dict[str, Log] = {}
         self.outgoing: Outgoing = []
         self.refusals = 0  # entries that were dropped
         self.refused = ""  # why the last one was
         self.gaps: list[str] = []  # channels of which entries are missing
         self.unclaimed: list[tuple[Log, str]] = []  # users who were about to join, and have not
+        self.echoes: list[Echo] = []  # what this host has published and has come back
         self.joined: list[tuple[Log, str]] = []  # users of this party who have just come in
         self.entries = 0
         self._latest = 0  # the last position that has been seen in any log, and when
@@ -181,19 +186,26 @@ class Following:
             self._shard.follow(log.app, log.channel, page.last, log.presence)
             self._shard.keep(log.app, log.channel, page.cached, now)
         if page.members is not None:
-            self._reconcile(log, page)
+            self._reconcile(log, page, now)
         self._apply(log, step.fresh[len(before) :], now)
         log.live.fire()
         self._reached(log)
         return None
 
-    def _reconcile(self, log: Log, page: Page) -> None:
+    def _reconcile(self, log: Log, page: Page, now: float) -> None:
+        """Where the store has lost what it had, others are coming back as this host is: they have a lease's time."""
+        forgotten = log.feed.rewound
+        log.doubtful_until = now + self._parties.lease_s if forgotten else None
         members = []
         for field, value in page.members or ():
             entry = self._opened(log, value)
-            if isinstance(entry, Joined) and field == field_of(entry.party, entry.user) and self._counts(entry.party):
+            if (
+                isinstance(entry, Joined)
+                and field == field_of(entry.party, entry.user)
+                and self._parties.counts(entry.party)
+            ):
                 members.append(entry)
-        edges = self._shard.reconcile(log.app, log.channel, members, +log.claims)
+        edges = self._shard.reconcile(log.app, log.channel, members, +log.claims, forgotten)
         if log.behind is None:  # else workers are told who is present
             self.outgoing += edges
 
@@ -202,6 +214,8 @@ class Following:
             entry = self._opened(log, data)
             if entry is None or (isinstance(entry, Joined | Left) and not (presence and self._matters(entry))):
                 continue
+            if isinstance(entry, Published | Expelled) and self._shard.is_ours(entry.origin):
+                self.echoes.append((log.name, entry.origin, entry.seq))
             if log.behind is not None:
                 log.backlog.append((position, entry))
             else:
@@ -210,7 +224,7 @@ class Following:
                 self.joined.append((log, entry.user))
 
     def _matters(self, entry: Joined | Left) -> bool:
-        return isinstance(entry, Left) or self._counts(entry.party)
+        return isinstance(entry, Left) or self._parties.counts(entry.party)
 
     def _opened(self, log: Log, data: bytes) -> LogEntry | None:
         self.entries += 1
@@ -247,6 +261,22 @@ class Following:
                 log.behind = None
                 log.backlog.clear()
         self._shard.came_from.clear()
+
+    def will_hear(self, name: str, position: int) -> bool:
+        """Whether an entry of a log, at that position, is going to come."""
+        log = self.logs.get(name)
+        if log is None or log.feed.state is State.ABSENT or log.feed.position is None:
+            return False
+        return position > log.feed.position
+
+    def doubtful(self, now: float) -> list[Log]:
+        """Logs of which it is time to look again who is there."""
+        found = []
+        for log in self.logs.values():
+            if log.doubtful_until is not None and now >= log.doubtful_until and log.feed.state is State.LIVE:
+                log.doubtful_until = None
+                found.append(log)
+        return found
 
     # --- who is not needed any more ----------------------------------------------------------------------------------
 

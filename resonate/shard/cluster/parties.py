@@ -21,6 +21,7 @@ class Parties:
         self._process = process
         self._number = 0
         self._renew_at = 0.0
+        self._trusted_at = 0.0
         self.lease_s = lease_s
         self.name = ""
         self.burying: set[str] = set()
@@ -34,6 +35,7 @@ class Parties:
         """A new name, for a new life."""
         self._number += 1
         self._renew_at = now + self.lease_s / RENEWALS
+        self._trusted_at = now + self.lease_s
         self.name = f"{self._seat}{self._process}.{self._number}"
         return self.name
 
@@ -48,15 +50,17 @@ class Parties:
         """Whether what a party has counts here: another of this host does not, its workers say what they hold."""
         return party == self.name or not party.startswith(self.ours)
 
-    def dead(self, known: Mapping[str, bool], returned: bool) -> list[str]:
+    def dead(self, known: Mapping[str, bool], returned: bool, now: float) -> list[str]:
         """Whom to bury: those whose lease has run out, and those who had this shard's seat before it.
 
-        The latter only when it has `returned`: until all its members are in, they are there through those.
+        The latter only when it has `returned`: until all its members are in, they are there through those. The others
+        not before it has been there for a lease: if the store was away for all, all have to come back.
         """
+        trusted = now >= self._trusted_at
         return sorted(
             party
             for party, lives in known.items()
             if party not in self.burying
             and party != self.name
-            and (returned if party.startswith(self._seat) else not lives)
+            and (returned if party.startswith(self._seat) else trusted and not lives)
         )

@@ -172,7 +172,7 @@ class Preparing:
         log = log_name(request.app, request.channel)
         origin = self._shard.origin(ticket.worker)
         entry = Published(origin, ticket.seq, request.payload, request.except_, request.keep_s)
-        appended = self._appends.add(log, self._seal.close(log, entry), request.payload, request.keep_s, now)
+        appended = self._appends.add(log, entry, self._seal.close(log, entry), now)
         yield from self._desk.available()
         yield appended
         if not request.info:
@@ -182,7 +182,7 @@ class Preparing:
     def _terminating(self, ticket: Ticket, request: Terminate, now: float) -> Steps[Outcome]:
         log = log_name(request.app, "")
         entry = Expelled(self._shard.origin(ticket.worker), ticket.seq, request.user)
-        appended = self._appends.add(log, self._seal.close(log, entry), b"", 0, now)
+        appended = self._appends.add(log, entry, self._seal.close(log, entry), now)
         yield from self._desk.available()
         yield appended
         return Outcome()

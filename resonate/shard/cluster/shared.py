@@ -78,6 +78,10 @@ class SharedShard(Shard):
                 return [(worker, Answer(request.ref, outcome.value))]
         return super().handle(worker, request, now, place)
 
+    def is_ours(self, origin: str) -> bool:
+        """Whether that is a worker of this host."""
+        return origin.startswith(f"{self._host}:")
+
     def origin(self, worker: str) -> str:
         """What a worker of this host is called by all hosts."""
         return f"{self._host}:{worker}"
@@ -191,7 +195,7 @@ class SharedShard(Shard):
             channel.position = max(channel.position, position)
         if self.known(app_id, name, entry):
             reached = Reached(app_id, name, position)  # they need not hear it from a successor either
-            return _tell(channel, reached) if channel is not None else []
+            return _tell(channel, reached) if channel is not None and position else []
         match entry:
             case Published(_, _, payload, except_, keep_s):
                 event = Publication(app_id, name, payload, except_, keep_s, position)
@@ -230,12 +234,17 @@ class SharedShard(Shard):
 
     # --- presence as a whole -----------------------------------------------------------------------------------------
 
-    def reconcile(self, app_id: str, name: str, members: Iterable[Joined], claimed: Iterable[str]) -> Outgoing:
-        """Who is with which party, as of now; the edges by which that differs. Who is `claimed` does not leave."""
+    def reconcile(
+        self, app_id: str, name: str, members: Iterable[Joined], claimed: Iterable[str], forgotten: bool
+    ) -> Outgoing:
+        """Who is with which party, as of now; the edges by which that differs. Who is `claimed` does not leave.
+
+        `forgotten`: nor do those who are not among them; the store has lost some.
+        """
         channel = self._app(app_id).channels[name]
         users = channel.users = {} if channel.users is None else channel.users
         outgoing: Outgoing = []
-        for user in users.values():
+        for user in () if forgotten else users.values():
             user.parties.clear()
         for entry in sorted(members, key=lambda each: (each.since, each.party)):
             outgoing += self._joined(app_id, name, channel, entry)

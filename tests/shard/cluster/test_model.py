@@ -108,7 +108,7 @@ class Hosts(RuleBasedStateMachine):
         self.published: list[Published] = []
         self.excused: set[int] = set()
         self.outages = False
-        self.hosts = [Host(f"h{index}", self.store, lease_s=LEASE_S) for index in HOSTS]
+        self.hosts = [Host(f"h{index}", self.store, lease_s=LEASE_S, queue_s=1e9) for index in HOSTS]
         self.dead: list[Host] = []
         for host in self.hosts:
             for _ in SLOTS:
@@ -252,7 +252,7 @@ class Hosts(RuleBasedStateMachine):
         self.dead.append(gone)
         for name in gone.workers:
             del self.clients[name]
-        found = self.hosts[host] = Host(f"{gone.name}x", self.store, lease_s=LEASE_S)
+        found = self.hosts[host] = Host(f"{gone.name}x", self.store, lease_s=LEASE_S, queue_s=1e9)
         for _ in SLOTS:
             self._add_worker(found)
 
@@ -264,6 +264,7 @@ class Hosts(RuleBasedStateMachine):
         turns=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2)), max_size=4),
         read=st.sampled_from(("nobody", "one", "all")),
         then=st.sampled_from(("the store", "the shard", "the worker", "the host")),
+        everybody=st.booleans(),
     )
     def something_is_under_way_when(
         self,
@@ -274,8 +275,13 @@ class Hosts(RuleBasedStateMachine):
         turns: list[tuple[int, int, int]],
         read: str,
         then: str,
+        everybody: bool,
     ) -> None:
-        """It is the only thing, so that all that follows does so from this."""
+        """It is the only thing, so that all that follows does so from this. `everybody` is on the channel first."""
+        if everybody:
+            for number in HOSTS:
+                for each in SLOTS:
+                    self.join(number, each, channel, "bob")
         self._settle()
         if what == "publish":
             self.publish(host, slot, channel, keep=False)

@@ -30,9 +30,19 @@ def test_only_the_present_party_of_this_host_counts() -> None:
 
 def test_whose_lease_has_run_out_is_buried_and_who_had_the_seat_when_all_are_in_again() -> None:
     parties = Parties("h1", 0, "s0-9-9", 9.0)
-    before, name = parties.arrive(0.0), parties.arrive(1.0)
+    before = parties.arrive(1.0)
+    parties.arrive(100.0)
+    name = parties.name
     known = {before: True, name: True, "h1.0.s0-1-1.1": True, "h1.1.s1.1": True, "h2.0.s0.1": False, "h3.0.s0.1": True}
-    assert parties.dead(known, returned=False) == ["h2.0.s0.1"]
-    assert parties.dead(known, returned=True) == ["h1.0.s0-1-1.1", before, "h2.0.s0.1"]
+    assert parties.dead(known, returned=False, now=109.0) == ["h2.0.s0.1"]
+    assert parties.dead(known, returned=True, now=109.0) == ["h1.0.s0-1-1.1", before, "h2.0.s0.1"]
     parties.burying.add("h2.0.s0.1")
-    assert parties.dead(known, returned=False) == []
+    assert parties.dead(known, returned=False, now=109.0) == []
+
+
+def test_after_an_outage_all_have_a_lease_to_come_back() -> None:
+    parties = Parties("h1", 0, "s0-9-9", 9.0)
+    parties.arrive(100.0)
+    known = {"h2.0.s0.1": False}
+    assert parties.dead(known, returned=True, now=108.9) == []
+    assert parties.dead(known, returned=True, now=109.0) == ["h2.0.s0.1"]
