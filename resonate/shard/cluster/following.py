@@ -188,6 +188,8 @@ class Following:
         if page.members is not None:
             self._reconcile(log, page, now)
         self._apply(log, step.fresh[len(before) :], now)
+        if log.channel and log.behind is None:
+            self.outgoing += self._shard.reached(log.app, log.channel)
         log.live.fire()
         self._reached(log)
         return None

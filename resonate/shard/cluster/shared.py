@@ -37,6 +37,9 @@ from resonate.shard.shard import Outgoing, Shard
 #: Workers of all hosts of which it is remembered, for one channel, what they have published last.
 ORIGINS: Final = 256
 
+#: Where a log is that has no entry yet: workers know by it that there is a log.
+BEGINNING: Final = 1
+
 #: The last number of each origin that has been heard.
 Heard = dict[str, int]
 
@@ -88,10 +91,15 @@ class SharedShard(Shard):
 
     # --- channels whose logs are followed ----------------------------------------------------------------------------
 
+    def reached(self, app_id: str, name: str) -> Outgoing:
+        """Tell the workers how far the log is: they have heard all of it that concerns them."""
+        channel = self._app(app_id).channels[name]
+        return _tell(channel, Reached(app_id, name, channel.position or BEGINNING))
+
     def follow(self, app_id: str, name: str, position: int, presence: bool) -> None:
         """From here on what happens on the channel is told by its log."""
         channel = self._app(app_id).channels.setdefault(name, Channel())
-        channel.position = position
+        channel.position = max(BEGINNING, position)
         if presence and channel.users is None:
             channel.users = {}
 
