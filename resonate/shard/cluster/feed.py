@@ -41,13 +41,13 @@ class Step(NamedTuple):
 class Feed:
     """`position` is that of the last entry that has been applied, None while there is none to go on from."""
 
-    __slots__ = ("_buffer", "_first", "_guessed", "_overflown", "log", "position", "rewound", "state")
+    __slots__ = ("_buffer", "_first", "_guessed", "_overflown", "broken", "log", "position", "state")
 
     def __init__(self, log: str, position: int | None = None) -> None:
         self.log = log
         self.position = position
         self._guessed = False
-        self.rewound = False  # whether the log had less than this, when it was last read
+        self.broken = False  # whether what it was read from may not be what it had been followed in
         self.state = State.ABSENT
         self._buffer: list[Numbered] = []
         self._overflown = False
@@ -101,11 +101,12 @@ class Feed:
             return Step([], self._caught_up(page.last), None, False)
         guessed, self._guessed = self._guessed, False
         if first:
-            self.rewound = page.last < self.position and not guessed  # its data is lost, or what a node had not told
-        if first and self.rewound and page.last:
+            self.broken = page.last < self.position and not guessed  # its data is lost, or what a node had not told
+        if first and self.broken and page.last:
             self.position = 0
             return Step([], [], 0, True)
         gap = first and not guessed and bool(page.entries) and page.entries[0][0] > self.position > 0
+        self.broken |= gap
         known = [each for each in page.entries if each[0] <= self.position]
         fresh = page.entries[len(known) :]
         if guessed:

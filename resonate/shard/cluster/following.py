@@ -196,7 +196,7 @@ class Following:
 
     def _reconcile(self, log: Log, page: Page, now: float) -> None:
         """Where the store has lost what it had, others are coming back as this host is: they have a lease's time."""
-        forgotten = log.feed.rewound
+        forgotten = log.feed.broken
         log.doubtful_until = now + self._parties.lease_s if forgotten else None
         members = []
         for field, value in page.members or ():
