@@ -422,6 +422,9 @@ class Cluster:
             self.counters["missed"] += len(gaps)
             self.notices.append(f"the logs of {len(gaps)} channels did not reach back far enough: events are missing")
             gaps.clear()
+        if self._following.refused:
+            self.notices.append(f"dropped what is none of ours in Redis, the last in {self._following.refused}")
+            self._following.refused = ""
         return self.counters | {
             "degraded": int(self._desk.store is not Store.READY),
             "queue": len(self._appends),
