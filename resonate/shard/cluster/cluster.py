@@ -373,7 +373,7 @@ class Cluster:
 
     def _needed(self, log: Log) -> bool:
         if not log.channel:
-            return log.app in self.shard.apps()
+            return bool(self.shard.connections(log.app)[0])
         return bool(self.shard.interested(log.app, log.channel))
 
     def _renewing(self, now: float) -> Any:

@@ -85,6 +85,11 @@ class SharedShard(Shard):
         """Whether that is a worker of this host."""
         return origin.startswith(f"{self._host}:")
 
+    def leave(self, worker: str) -> Outgoing:
+        """See `Shard`."""
+        self.outcomes = {key: outcome for key, outcome in self.outcomes.items() if key[0] != worker}
+        return super().leave(worker)
+
     def origin(self, worker: str) -> str:
         """What a worker of this host is called by all hosts."""
         return f"{self._host}:{worker}"
@@ -287,7 +292,8 @@ class SharedShard(Shard):
     ) -> Outgoing:
         """What is in the log comes from there; the rest is delivered here, now."""
         published = Published(self.origin(worker), seq, request.payload, request.except_, request.keep_s)
-        if outcome is None and not self.known(request.app, request.channel, published):
+        is_followed = request.channel in self._app(request.app).channels
+        if outcome is None and not (is_followed and self.known(request.app, request.channel, published)):
             return super().handle(worker, request, now, place)
         if not request.ref:
             return []
