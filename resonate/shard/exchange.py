@@ -190,10 +190,7 @@ class Exchange:
 
     def notices(self) -> list[str]:
         """What the operator should be told of it, since this was last asked."""
-        if self._cluster is None:
-            return []
-        notices, self._cluster.notices = self._cluster.notices, []
-        return notices
+        return [] if self._cluster is None else self._cluster.notices()
 
     def _agree(self, now: float) -> None:
         """Do what other hosts have agreed to, and tell what follows from it."""

@@ -10,19 +10,18 @@ from typing import Any
 
 from resonate.messages import Declaration, Detach, Disconnect, Request, Standing, Subscribe, Unsubscribe
 from resonate.shard.cluster.appends import Appends
-from resonate.shard.cluster.burial import burial
 from resonate.shard.cluster.counts import Counts
 from resonate.shard.cluster.desk import Desk, Store
 from resonate.shard.cluster.entries import Left, Seal, field_of
 from resonate.shard.cluster.feed import State
 from resonate.shard.cluster.following import Following, Log
 from resonate.shard.cluster.names import app_and_channel, log_name
+from resonate.shard.cluster.neighbours import Neighbours
 from resonate.shard.cluster.parties import Parties
 from resonate.shard.cluster.preparing import Preparing
 from resonate.shard.cluster.shared import SharedShard
 from resonate.shard.cluster.stage import Stage, Ticket
 from resonate.shard.cluster.store import (
-    Arrive,
     Entry,
     Followed,
     Leave,
@@ -31,13 +30,11 @@ from resonate.shard.cluster.store import (
     Page,
     Read,
     Ready,
-    Renew,
     Reply,
     Report,
     Unfollow,
     Unindex,
 )
-from resonate.shard.cluster.store import Parties as ListParties
 from resonate.shard.cluster.waiting import Task
 from resonate.shard.shard import Outgoing
 
@@ -91,9 +88,8 @@ class Cluster:
         self._resumed = False
         self._early: list[tuple[str, int, Sequence[Request]]] = []  # what has come before all had declared
         self._returning: set[str] = set()  # logs in which this party's members are not yet
-        self._look_at_parties = False
-        self._arriving = 0
-        self.notices: list[str] = []  # for the log
+        self._neighbours = Neighbours(self._desk, self._parties, self._seal)
+        self._notices: list[str] = []
         self.counters = dict.fromkeys(("lost", "missed", "entries_out"), 0)
 
     # --- requests ----------------------------------------------------------------------------------------------------
@@ -266,15 +262,13 @@ class Cluster:
 
     def _begin(self, now: float) -> None:
         """The store can be used: a new party arrives, and tells all that this shard holds."""
-        self._arriving = next(self._desk.refs)
-        self._desk.order(Arrive(self._arriving, self._parties.arrive(now), self._parties.lease_s))
+        self._neighbours.arrive(now)
         self._reading.clear()
         self._hold(now)
         for log in self._following.logs.values():
             self._desk.order(*self._following.begin(log))
             self._counts.changed(log.app, log.channel or None)
         self._returning = set(self._following.logs)
-        self._look_at_parties = True
 
     def _hold(self, now: float) -> None:
         """Follow the logs of all that workers hold."""
@@ -306,7 +300,7 @@ class Cluster:
         self._counts.lost()
         self._preparing.admissions.lost()
         self._reading.clear()
-        self._parties.burying.clear()
+        self._neighbours.lost()
         self._following.lost(self._parties.ours)
         tasks, self._tasks = self._tasks, set()
         for task in [*tasks, *(ticket.task for ticket in self._stage.unfinished() if ticket.task is not None)]:
@@ -326,12 +320,14 @@ class Cluster:
     def _answered(self, ref: int, value: Any, now: float) -> None:
         if self._appends.answered(ref, value, self._following.will_hear):
             self.counters["entries_out"] += 1
-        elif ref == self._arriving:
+        elif self._neighbours.arrived(ref):
             self._following.seen(value or 0, now)
         elif ref in self._reading:
             self._paged(self._reading.pop(ref), value, now)
         elif not self._counts.answered(ref) and not self._preparing.admitted(ref, value):
             self._desk.answered(ref, value)
+            if self._neighbours.taken_for_dead:
+                self._begin(now)
 
     def _paged(self, log: Log, page: Page | None, now: float) -> None:
         if self._following.logs.get(log.name) is not log or log.feed.state is not State.READING:
@@ -355,7 +351,7 @@ class Cluster:
         """To be called about once a second."""
         if self._desk.store is not Store.READY:
             if dropped := self._appends.bound(now):
-                self.notices.append(f"{dropped} events for other hosts are dropped: Redis has been away for too long")
+                self._notices.append(f"{dropped} events for other hosts are dropped: Redis has been away for too long")
             return
         for log in self._following.doubtful(now):
             self._desk.order(*self._following.begin(log))
@@ -366,38 +362,12 @@ class Cluster:
             if log.indexed:
                 self._desk.order(Unindex(self._parties.name, log.name))
         self._tasks = {task for task in self._tasks if not task.done}
-        if self._parties.due(now):
-            self._task(self._renewing(now))
-        elif self._look_at_parties:
-            self._task(self._looking_at_parties(now))
+        self._neighbours.beat(now, not self._returning)
 
     def _needed(self, log: Log) -> bool:
         if not log.channel:
             return bool(self.shard.connections(log.app)[0])
         return bool(self.shard.interested(log.app, log.channel))
-
-    def _renewing(self, now: float) -> Any:
-        """A party that has not been heard of for too long is buried by others: it must come anew."""
-        lives = yield self._desk.ask(Renew, self._parties.name, self._parties.lease_s)
-        if not lives:
-            self.notices.append("this host was taken for dead, and arrives anew")
-            self._begin(now)
-            return
-        yield from self._looking_at_parties(now)
-
-    def _looking_at_parties(self, now: float) -> Any:
-        returned = not self._returning  # who has had this place before is needed until all are in again
-        self._look_at_parties = self._look_at_parties and not returned
-        known = yield self._desk.ask(ListParties)
-        for party in self._parties.dead(known or {}, returned, now):
-            self._parties.burying.add(party)
-            if not party.startswith(self._parties.ours):
-                self.notices.append(f"host {party.split('.')[0]} has gone: its members leave")
-            self._task(self._burying(party))
-
-    def _burying(self, party: str) -> Any:
-        yield from burial(self._desk, self._seal, party)
-        self._parties.burying.discard(party)
 
     # --- what is to be done ------------------------------------------------------------------------------------------
 
@@ -416,14 +386,20 @@ class Cluster:
         outgoing, self._following.outgoing = self._following.outgoing, []
         return outgoing
 
+    def notices(self) -> list[str]:
+        """What the operator should be told, since this was last asked."""
+        notices, self._notices = self._notices + self._neighbours.notices, []
+        self._neighbours.notices = []
+        return notices
+
     def figures(self) -> dict[str, int]:
         """For the metrics."""
         if gaps := self._following.gaps:
             self.counters["missed"] += len(gaps)
-            self.notices.append(f"the logs of {len(gaps)} channels did not reach back far enough: events are missing")
+            self._notices.append(f"the logs of {len(gaps)} channels did not reach back far enough: events are missing")
             gaps.clear()
         if self._following.refused:
-            self.notices.append(f"dropped what is none of ours in Redis, the last in {self._following.refused}")
+            self._notices.append(f"dropped what is none of ours in Redis, the last in {self._following.refused}")
             self._following.refused = ""
         return self.counters | {
             "degraded": int(self._desk.store is not Store.READY),

@@ -1,0 +1,81 @@
+"""This party among the others: its lease is renewed, and who has gone is buried."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resonate.shard.cluster.burial import burial
+from resonate.shard.cluster.desk import Desk
+from resonate.shard.cluster.entries import Seal
+from resonate.shard.cluster.parties import Parties
+from resonate.shard.cluster.store import Arrive, Renew
+from resonate.shard.cluster.store import Parties as ListParties
+from resonate.shard.cluster.waiting import Steps, Task
+
+
+class Neighbours:
+    """`taken_for_dead` is set when others have buried this party, or are about to: it has to arrive anew.
+
+    What the operator should know gathers in `notices`.
+    """
+
+    def __init__(self, desk: Desk, parties: Parties, seal: Seal) -> None:
+        self._desk = desk
+        self._parties = parties
+        self._seal = seal
+        self._tasks: list[Task[Any]] = []
+        self._look = False  # at once, rather than when the lease is renewed
+        self._arriving = 0
+        self.taken_for_dead = False
+        self.notices: list[str] = []
+
+    def arrive(self, now: float) -> None:
+        """The store can be used: a new party is there."""
+        self._arriving = next(self._desk.refs)
+        self._desk.order(Arrive(self._arriving, self._parties.arrive(now), self._parties.lease_s))
+        self.taken_for_dead = False
+        self._look = True
+
+    def arrived(self, ref: int) -> bool:
+        """Whether that is the answer to its arrival."""
+        return ref == self._arriving
+
+    def lost(self) -> None:
+        """The store is away."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.away()
+        self._parties.burying.clear()
+
+    def beat(self, now: float, returned: bool) -> None:
+        """About a second has passed. `returned`: all that is held here is known to the store."""
+        self._tasks = [task for task in self._tasks if not task.done]
+        if self._parties.due(now):
+            self._begin(self._renewing(now, returned))
+        elif self._look and returned:
+            self._begin(self._looking(now, returned))
+
+    def _begin(self, steps: Steps[None]) -> None:
+        self._tasks.append(Task(steps))
+
+    def _renewing(self, now: float, returned: bool) -> Steps[None]:
+        lives = yield self._desk.ask(Renew, self._parties.name, self._parties.lease_s)
+        if lives:
+            yield from self._looking(now, returned)
+        else:
+            self.notices.append("this host was taken for dead, and arrives anew")
+            self.taken_for_dead = True
+
+    def _looking(self, now: float, returned: bool) -> Steps[None]:
+        if returned:
+            self._look = False
+        known = yield self._desk.ask(ListParties)
+        for party in self._parties.dead(known or {}, returned, now):
+            self._parties.burying.add(party)
+            if not party.startswith(self._parties.ours):
+                self.notices.append(f"host {party.partition('.')[0]} has gone: its members leave")
+            self._begin(self._burying(party))
+
+    def _burying(self, party: str) -> Steps[None]:
+        yield from burial(self._desk, self._seal, party)
+        self._parties.burying.discard(party)
