@@ -322,10 +322,9 @@ class Hosts(RuleBasedStateMachine):
     def teardown(self) -> None:
         for host in self.hosts:
             host.end.mend()
-        self._settle()
-        self.now += LEASE_S + 1
-        self._settle()
-        self._settle()
+        began = self.now
+        while self.now < began + 2 * LEASE_S + 4:  # who was away, and comes back; then who does not
+            self._settle()
         for channel in CHANNELS:
             held = {user for client in self.clients.values() for where, user in client.held if where == channel}
             for name, client in self.clients.items():
