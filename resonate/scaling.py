@@ -113,7 +113,8 @@ class Redis:
 class Scaling:
     """The keys below `scaling`: several hosts through Redis. Times are seconds, sizes bytes.
 
-    `secret` signs what is written to Redis, `envelope` how it is wrapped for others; see docs/configuration.md.
+    `secret` signs what is written to Redis, `envelope` is that of other programs, which are heard and told; see
+    docs/configuration.md.
     """
 
     enabled: bool = False
@@ -153,6 +154,10 @@ class Scaling:
         _one_of("scaling.envelope", self.envelope, ENVELOPES)
         if self.secret is not None and len(self.secret) < SHORTEST_SECRET:
             raise ConfigurationError("scaling.secret", f"must have {SHORTEST_SECRET} characters or more")
+        if self.secret is not None and self.envelope is not None:
+            raise ConfigurationError(
+                "scaling.envelope", "cannot be used with a scaling.secret: what others publish is not signed. Unset one"
+            )
 
     def kept(self, wanted: Scaling) -> Scaling:
         """What holds beside processes that were started with this one: another only where neither is enabled."""

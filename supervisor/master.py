@@ -312,7 +312,15 @@ class Master:
     def _spawn_shard(self, index: int) -> int:
         server, scaling = self.reloading.app.settings.server, self.app.shared.scaling
         # One that is there already is an old master's: it serves until this one can.
-        pid = spawn(self.directory, index, server.worker_timeout, server.log_format, scaling, replace=True)
+        pid = spawn(
+            self.directory,
+            index,
+            server.worker_timeout,
+            server.log_format,
+            scaling,
+            server.cache_ttl,
+            replace=True,
+        )
         self.log.info("Booting shard %d with pid: %d", index, pid)
         return pid
 

@@ -30,6 +30,7 @@ from resonate.encoding import EncodingError
 from resonate.jsonlog import JsonFormatter
 from resonate.scaling import Scaling
 from resonate.shard.cluster.cluster import Cluster, Terms
+from resonate.shard.cluster.outside import Outside
 from resonate.shard.exchange import Exchange
 from resonate.version import PROTOCOL, VERSION
 
@@ -52,11 +53,18 @@ GC_THRESHOLD: Final = 50_000
 class ShardProcess:
     """`index` is its number, `timeout_s` how long a worker may take to say what it holds after a shard's death.
 
-    `scaling` is what it is to know of other hosts; None where there are none.
+    `scaling` is what it is to know of other hosts; None where there are none. `cache_ttl` is how long an event of a
+    cache channel is kept that comes in an envelope, in seconds.
     """
 
     def __init__(
-        self, directory: RunDirectory, index: int, timeout_s: float, log: logging.Logger, scaling: Scaling | None
+        self,
+        directory: RunDirectory,
+        index: int,
+        timeout_s: float,
+        log: logging.Logger,
+        scaling: Scaling | None,
+        cache_ttl: int,
     ) -> None:
         self._directory = directory
         self._timeout_s = timeout_s
@@ -84,7 +92,8 @@ class ShardProcess:
 
             self._store = RedisStore(Place.of(scaling), log)
             self._poll.register(self._store.fileno(), select.EPOLLIN)
-            cluster = Cluster(self._terms(index, scaling))
+            outside = None if scaling.envelope is None else self._envelope(cache_ttl)
+            cluster = Cluster(self._terms(index, scaling), outside)
             self._exchange = Exchange(self._name, expected, time.monotonic(), is_worker, cluster)
         self._watch(self._master)
         for worker in expected:
@@ -101,6 +110,11 @@ class ShardProcess:
             queue_s=scaling.queue_seconds,
             secret=scaling.secret,
         )
+
+    def _envelope(self, cache_ttl: int) -> Outside:
+        from resonate.bus.envelope import Envelope
+
+        return Envelope(self._directory.host_id(), cache_ttl)
 
     def _settled(self) -> list[str]:
         """The workers that are there."""
@@ -257,6 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("protocol", type=int)
     parser.add_argument("--replace", action="store_true", help="end the shard that is there, once this one can follow")
     parser.add_argument("--scaled", action="store_true", help="there are other hosts; read how on standard input")
+    parser.add_argument("--cache-ttl", type=int, default=0, help="how long events are kept that come in an envelope")
     options = parser.parse_args(arguments)
     if options.protocol != PROTOCOL:
         _logger(options.log_format).critical(
@@ -275,7 +290,7 @@ def main(arguments: list[str] | None = None) -> None:
         seat = _seat(directory, options.index, options.replace, log)
         if seat is None:
             return  # somebody else is this shard
-        shard = ShardProcess(directory, options.index, options.timeout_s, log, scaling)
+        shard = ShardProcess(directory, options.index, options.timeout_s, log, scaling, options.cache_ttl)
     except (OSError, ValueError) as error:
         log.critical("shard %d cannot start: %s", options.index, error)
         sys.exit(1)

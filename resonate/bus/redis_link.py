@@ -23,14 +23,16 @@ from resonate.shard.cluster.store import (
     Follow,
     Followed,
     Join,
+    Keep,
     Leave,
+    Listen,
     Look,
     Order,
     Read,
     Reply,
     Report,
+    Said,
     Unfollow,
-    Unindex,
 )
 
 #: Bytes that have not been sent, and orders that have not been answered: Redis does not keep up with more. After a
@@ -48,7 +50,7 @@ _ROLE: Final = re.compile(
 
 
 #: What is done of a log in the order in which it was ordered, `Follow` included.
-_OF_A_LOG: Final = frozenset({Follow, Unfollow, Append, Read, Join, Leave, Look})
+_OF_A_LOG: Final = frozenset({Follow, Unfollow, Append, Keep, Read, Join, Leave, Look})
 
 
 class Node:
@@ -133,13 +135,16 @@ class Link:
             self._subscribe(order.log)
         elif kind is Unfollow:
             self._unsubscribe(order.log)
+        elif kind is Listen:
+            channel = self._orders.open_channel
+            self._node(channel).listener.send(pack((b"SUBSCRIBE", channel)))
         elif kind is Bury:
             self._ask((self._orders.apps(order),), partial(self._bury, order))
         else:
             *before, last = self._orders.commands(order)
             for command in before:
                 self._send(command, _pass)
-            self._send(last, partial(self._answer, kind, None if kind is Unindex else order.ref))
+            self._send(last, partial(self._answer, kind, getattr(order, "ref", None)))
 
     def _flush(self) -> None:
         for node in self._nodes:
@@ -222,6 +227,10 @@ class Link:
         if not isinstance(message, list) or len(message) != 3:
             return  # a sign of life
         kind, channel, content = message
+        if channel == self._orders.open_channel:
+            if kind == b"message":
+                self._reports.append(Said(content))
+            return
         if kind in (b"message", b"smessage"):
             try:
                 self._reports.append(entry(self._orders.log(channel), content))

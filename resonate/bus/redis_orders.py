@@ -20,6 +20,7 @@ from resonate.shard.cluster.store import (
     Entry,
     Index,
     Join,
+    Keep,
     Leave,
     Logs,
     Look,
@@ -27,6 +28,7 @@ from resonate.shard.cluster.store import (
     Parties,
     Read,
     Renew,
+    Say,
     Sum,
     Tally,
     Unindex,
@@ -53,6 +55,7 @@ class Orders:
         self._begin = len(self._prefix)
         self.probe = (b"SET", f"{_tag(place.prefix)}:probe".encode(), b"", b"PX", b"1")  # what only a master does
         self._parties = f"{_tag(place.prefix)}:parties".encode()
+        self.open_channel = place.prefix.encode()  # of the store's word `Say`
         self._append_words = (
             b"SPUBLISH" if sharded else b"PUBLISH",
             b"%d" % place.log_length,
@@ -91,6 +94,14 @@ class Orders:
     def _of_members(self, script: scripts.Script, log: str, more: tuple[bytes, ...]) -> tuple[Command, ...]:
         base = b"%b%b}:" % (self._prefix, log.encode())
         return (Command(base, script.call((base + b"log", base + b"members", *self._append_words, *more))),)
+
+    def _keep(self, order: Keep) -> tuple[Command, ...]:
+        key = b"%b%b}:cached" % (self._prefix, order.log.encode())
+        return (Command(key, pack((b"SET", key, order.cached, b"EX", b"%d" % order.keep_s))),)
+
+    def _say(self, order: Say) -> tuple[Command, ...]:
+        """Not by SPUBLISH: programs listen to any node of a cluster."""
+        return (Command(self.open_channel, pack((b"PUBLISH", self.open_channel, order.data))),)
 
     def _read(self, order: Read) -> tuple[Command, ...]:
         begin = b"" if order.after is None else _identity(order.after + 1)  # Redis 6.0 has no open ranges
@@ -188,6 +199,8 @@ class Orders:
 
 _MAKERS: Final[dict[type[Any], Callable[[Orders, Any], tuple[Command, ...]]]] = {
     Append: Orders._append,
+    Keep: Orders._keep,
+    Say: Orders._say,
     Read: Orders._read,
     Join: Orders._join,
     Leave: Orders._leave,
@@ -266,6 +279,8 @@ def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
 #: The answer to an order by Redis's reply. Raises ValueError and TypeError for what is none of ours.
 ANSWERS: Final[dict[type[Any], Callable[[Any], Any]]] = {
     Append: position,
+    Keep: _nothing,
+    Say: _nothing,
     Join: position,
     Leave: position,
     Read: _page,

@@ -20,13 +20,15 @@ def spawn(
     timeout_s: float,
     log_format: str,
     scaling: Scaling,
+    cache_ttl: int,
     *,
     replace: bool = False,
 ) -> int:
     """Start a shard process; its pid. If there is one of this number it ends at once. Raises OSError.
 
     With `replace` it ends the other one as soon as it can take its place. Where `scaling` is enabled it is told so on
-    its standard input: there is a password in it, and everybody may read the words of a command.
+    its standard input: there is a password in it, and everybody may read the words of a command. `cache_ttl` is that of
+    the server, for events that come in an envelope.
     """
     words = [sys.executable, "-m", "resonate.bus", str(directory.path), str(index), str(timeout_s), log_format]
     words.append(str(PROTOCOL))  # that of the code on the disk may be another by now
@@ -34,6 +36,8 @@ def spawn(
         words.append("--replace")
     if scaling.enabled:
         words.append("--scaled")
+        if scaling.envelope is not None:
+            words.append(f"--cache-ttl={cache_ttl}")
     root = str(Path(__file__).parents[2])
     path = os.environ.get("PYTHONPATH")
     letter = _memory(scaling) if scaling.enabled else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

@@ -20,12 +20,19 @@ class ShardStarter:
     """One worker at a time starts a shard: who holds the lock. Even two would do no harm, for there is one seat."""
 
     def __init__(
-        self, directory: RunDirectory, timeout_s: float, log_format: str, scaling: Scaling, log: Logger
+        self,
+        directory: RunDirectory,
+        timeout_s: float,
+        log_format: str,
+        scaling: Scaling,
+        cache_ttl: int,
+        log: Logger,
     ) -> None:
         self._directory = directory
         self._timeout_s = timeout_s
         self._log_format = log_format
         self._scaling = scaling
+        self._cache_ttl = cache_ttl
         self._log = log
         self._locks: dict[int, int] = {}
         self._children: dict[int, int] = {}  # pid -> number of the shard
@@ -38,7 +45,7 @@ class ShardStarter:
             return
         self._again_at[index] = now + PATIENCE_S
         try:
-            pid = spawn(self._directory, index, self._timeout_s, self._log_format, self._scaling)
+            pid = spawn(self._directory, index, self._timeout_s, self._log_format, self._scaling, self._cache_ttl)
             self._children[pid] = index
         except OSError as error:
             self._log.error("shard %d cannot be started: %s", index, error)

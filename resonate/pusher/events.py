@@ -83,6 +83,18 @@ def client_event(name: str, channel: str, data: Any, user: Any = None) -> bytes:
     return orjson.dumps(value)
 
 
+def relayed(event: dict[str, Any], channel: str) -> bytes:
+    """An event that another program has put together, for one of its channels: all else of it is passed on."""
+    value = {key: each for key, each in event.items() if key != "channels"}
+    value["channel"] = channel
+    return orjson.dumps(value)
+
+
+def relaying(payload: bytes, channel: str) -> bytes:
+    """The opposite: an event on the wire as such programs put it together, with a list of its channels."""
+    return b'{"channels":%b,%b' % (orjson.dumps([channel]), payload[1:])
+
+
 def decode(text: bytes) -> dict[str, Any]:
     """A client's message: an object with an `event`; `data` that is a string of JSON is decoded too.
 

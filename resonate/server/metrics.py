@@ -59,7 +59,8 @@ _OF_SCALING: Final = (
     _Counter("scaling_entries_sent", "entries_out", "Entries of logs that shards have given to Redis."),
     _Counter("scaling_dropped", "dropped", "Entries for the other hosts that were dropped: the queue was full."),
     _Counter("scaling_missed", "missed", "Channels of which Redis had not all any more when a shard came back."),
-    _Counter("scaling_refused", "refused", "Entries and values in Redis that were none of ours, and were dropped."),
+    _Counter("scaling_refused", "refused", "What came from Redis, was none of ours nor an envelope, and was dropped."),
+    _Counter("scaling_overheard", "overheard", "What shards have delivered of the envelopes of other programs."),
 )
 _NOW_OF_SCALING: Final = (
     ("scaling_degraded", "degraded", "Shards that cannot reach the other hosts."),

@@ -352,7 +352,12 @@ class GunicornWorker(Worker):
         """gunicorn's master knows of no shards: the workers start them."""
         shared, server = self.shared(), self._settings.server
         return ShardStarter(
-            shared.directory, server.worker_timeout, server.log_format, shared.scaling, self.log.error_log
+            shared.directory,
+            server.worker_timeout,
+            server.log_format,
+            shared.scaling,
+            server.cache_ttl,
+            self.log.error_log,
         )
 
 

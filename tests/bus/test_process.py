@@ -364,7 +364,7 @@ def test_it_does_not_keep_what_it_was_started_with(place: Place) -> None:
     """Listening sockets of whoever has started it would stay open with it."""
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
-    pid = spawn(place.directory, 0, 30, "text", Scaling())
+    pid = spawn(place.directory, 0, 30, "text", Scaling(), 1800)
     try:
         name = eventually(lambda: place.directory.shard(0))
         assert name is not None
@@ -381,7 +381,7 @@ def test_it_does_not_keep_what_it_was_started_with(place: Place) -> None:
 
 def test_what_it_is_told_of_other_hosts_is_seen_by_nobody(place: Place) -> None:
     scaling = Scaling(enabled=True, redis=Redis(password="hunter2"), secret="hunter2-and-hunter2")
-    pid = spawn(place.directory, 0, 30, "text", scaling)
+    pid = spawn(place.directory, 0, 30, "text", scaling, 1800)
     try:
         eventually(lambda: place.directory.shard(0))
         told = b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))

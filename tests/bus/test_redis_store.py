@@ -33,6 +33,7 @@ from resonate.shard.cluster.store import (
     Index,
     Join,
     Leave,
+    Listen,
     Logs,
     Look,
     Parties,
@@ -40,6 +41,8 @@ from resonate.shard.cluster.store import (
     Ready,
     Renew,
     Reply,
+    Said,
+    Say,
     Sum,
     Tally,
     Unfollow,
@@ -492,7 +495,7 @@ def test_sentinels_say_who_the_master_is_now(tmp_path: Path, unready: Callable[[
 def test_a_cluster_whose_masters_change(tmp_path: Path, unready: Callable[[Place], End]) -> None:
     with RedisCluster(tmp_path) as cluster:
         for server in cluster.servers:
-            server.do("ACL", "SETUSER", "ann", f">{SECRET}", *RULES, *CLUSTER_RULES)
+            server.do("ACL", "SETUSER", "ann", f">{SECRET}", *RULES, *CLUSTER_RULES, "&reverb")
         first, second = cluster.masters()[:2]
         end = unready(Place(port=first.port, cluster=True, username="ann", password=SECRET)).until_ready()
         nodes = (("127.0.0.1", second.port),)
@@ -501,8 +504,12 @@ def test_a_cluster_whose_masters_change(tmp_path: Path, unready: Callable[[Place
 
         def all_work() -> None:
             for each in (end, other):
+                each.order(Listen())
                 for log in logs:
                     each.follow(log)
+            said = other.reports.count(Said(b"word"))
+            end.order(Say(b"word"))
+            other.until(lambda reports: reports.count(Said(b"word")) > said)
             heard = {log: len(other.heard(log)) for log in logs}
             for log in logs:
                 assert end.ask(Append, log, b"x", b"", 0) == other.until_heard(log, heard[log] + 1)[-1].position

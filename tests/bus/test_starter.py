@@ -28,7 +28,7 @@ from resonate.bus.directory import RunDirectory
 from resonate.bus.starter import ShardStarter
 from resonate.scaling import Scaling
 sys.executable = sys.argv[2]
-ShardStarter(RunDirectory(Path(sys.argv[1])), 30, "text", Scaling(), logging.getLogger()).start(0)
+ShardStarter(RunDirectory(Path(sys.argv[1])), 30, "text", Scaling(), 1800, logging.getLogger()).start(0)
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -42,7 +42,7 @@ def children() -> set[int]:
 def starters(place: Place) -> Iterator[list[ShardStarter]]:
     """Those of two workers."""
     before = children()
-    yield [ShardStarter(place.directory, 30, "text", Scaling(), LOG) for _ in range(2)]
+    yield [ShardStarter(place.directory, 30, "text", Scaling(), 1800, LOG) for _ in range(2)]
     for pid in children() - before:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -25,7 +25,9 @@ from resonate.shard.cluster.store import (
     Followed,
     Index,
     Join,
+    Keep,
     Leave,
+    Listen,
     Logs,
     Look,
     Order,
@@ -34,6 +36,8 @@ from resonate.shard.cluster.store import (
     Read,
     Renew,
     Reply,
+    Said,
+    Say,
     Sum,
     Tally,
     Unfollow,
@@ -327,6 +331,47 @@ _small = st.integers(0, 3)
 _data = st.binary(max_size=3)
 _ref = st.just(0)
 _counts = st.dictionaries(st.sampled_from(["a", "ab", "b"]), _small)
+# --- programs that are no hosts ---------------------------------------------------------------------------------------
+
+
+def test_all_who_listen_hear_what_is_said(hosts: Hosts) -> None:
+    ends = [hosts.end(), hosts.end()]
+    deaf = hosts.end()
+    for end in ends:
+        end.order(Listen())
+        end.follow(A)  # by the time that this is so, it listens
+    words = [b"one", b"two" * 1000, b"", b"\x00\r\n\xff"]
+    ends[0].order(*map(Say, words))
+    for end in ends:
+        end.until(lambda reports: [each.data for each in reports if isinstance(each, Said)] == words)
+        assert end.heard(A) == []
+    deaf.follow(A)
+    assert not [report for report in deaf.reports if isinstance(report, Said)]
+
+
+def test_what_is_said_is_not_what_is_in_a_log(end: End) -> None:
+    end.order(Listen())
+    end.follow(A)
+    end.ask(Append, A, b"entry", b"", 0)
+    end.order(Say(b"1-1 said"))
+    end.until(lambda reports: Said(b"1-1 said") in reports)
+    assert [entry.entry for entry in end.until_heard(A, 1)] == [b"entry"]
+
+
+def test_an_event_is_kept_without_an_entry(end: End) -> None:
+    end.ask(Append, A, b"entry", b"first", 600)
+    end.order(Keep(A, b"second", 500))
+    page = end.ask(Read, A, 0, False)
+    assert [entry for _, entry in page.entries] == [b"entry"]
+    assert page.cached is not None
+    assert page.cached[0] == b"second"
+    assert 490 < page.cached[1] <= 500
+    end.order(Keep(A, b"gone", 1))
+    end.until(lambda _: end.ask(Look, A).cached is None)
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
 _ORDERS = st.lists(
     st.one_of(
         st.builds(Append, _ref, _logs, _data, _data, st.sampled_from([0, 600])),
@@ -334,6 +379,8 @@ _ORDERS = st.lists(
         st.builds(Join, _ref, _logs, _names, _data, _data),
         st.builds(Leave, _ref, _logs, _names, _data),
         st.builds(Look, _ref, _logs),
+        st.builds(Keep, _logs, _data, st.just(600)),
+        st.builds(Say, _data),
         st.builds(Count, _ref, _names, _apps, _small, _small, _counts),
         st.builds(Admit, _ref, _names, _apps, _small, _small, _small),
         st.builds(Tally, _ref, _apps, st.sampled_from(["", "a", "c"])),
@@ -358,7 +405,7 @@ def test_both_stores_answer_the_same(redis: RedisServer, orders: list[Any]) -> N
         places: dict[str, list[int]] = {A: [0], B: [0]}  # the positions of each log
         found = []
         for order in orders:
-            if isinstance(order, Unindex):
+            if isinstance(order, Unindex | Keep | Say):
                 end.order(order)
             else:
                 found.append(_plain(order, end.ask(type(order), *order[1:]), places))

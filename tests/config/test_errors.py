@@ -47,6 +47,11 @@ from tests.config.support import Directory
         ('scaling.outage_publish = 201', "servers.reverb.scaling.outage_publish", "201"),
         ('scaling.outage_health = 202', "servers.reverb.scaling.outage_health", "202"),
         ('scaling.envelope = "xml"', "servers.reverb.scaling.envelope", "'xml'"),
+        (
+            'scaling = {envelope = "resonate", secret = "hunter2-and-more"}',
+            "servers.reverb.scaling.envelope",
+            "'resonate'",
+        ),
         ('scaling.server.database = "x"', "servers.reverb.scaling.server.database", "'x'"),
         ('plugins = ["a.B"]', "servers.reverb.plugins", "['a.B']"),
         ('options = "x"', "servers.reverb.options", ""),

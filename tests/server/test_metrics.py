@@ -48,6 +48,7 @@ SCALED: Snapshot = {
         "entries_in": 7,
         "entries_out": 8,
         "refused": 9,
+        "overheard": 10,
     },
     "totals": {"app1": [30, 50, 20]},
 }
@@ -147,6 +148,7 @@ def test_of_several_hosts() -> None:
         "resonate_scaling_dropped_total": 12,
         "resonate_scaling_missed_total": 15,
         "resonate_scaling_refused_total": 27,
+        "resonate_scaling_overheard_total": 30,
         'resonate_connections{app="app1"}': 6,
         'resonate_cluster_connections{app="app1"}': 31,
         'resonate_cluster_connections{app="app2"}': 1,

@@ -24,7 +24,9 @@ from resonate.shard.cluster.store import (
     Followed,
     Index,
     Join,
+    Keep,
     Leave,
+    Listen,
     Logs,
     Look,
     Lost,
@@ -36,6 +38,8 @@ from resonate.shard.cluster.store import (
     Renew,
     Reply,
     Report,
+    Said,
+    Say,
     Sum,
     Tally,
     Unfollow,
@@ -120,9 +124,17 @@ class MemoryStore:
 
     def _append(self, order: Append) -> int:
         if order.keep_s:
-            log = self.log(order.log)
-            log.cached, log.cached_until = order.cached, self.now + order.keep_s
+            self._keep(Keep(order.log, order.cached, order.keep_s))
         return self._add(order.log, order.entry)
+
+    def _keep(self, order: Keep) -> None:
+        log = self.log(order.log)
+        log.cached, log.cached_until = order.cached, self.now + order.keep_s
+
+    def _say(self, order: Say) -> None:
+        for end in self._ends:
+            if end.listens:
+                end.heard.append(Said(order.data))
 
     def _join(self, order: Join) -> int:
         log = self.log(order.log)
@@ -211,6 +223,8 @@ class MemoryStore:
 
 _DEEDS: dict[type[Any], Callable[[MemoryStore, Any], Any]] = {
     Append: MemoryStore._append,
+    Keep: MemoryStore._keep,
+    Say: MemoryStore._say,
     Read: MemoryStore._read,
     Join: MemoryStore._join,
     Leave: MemoryStore._leave,
@@ -231,8 +245,8 @@ _DEEDS: dict[type[Any], Callable[[MemoryStore, Any], Any]] = {
 class MemoryEnd:
     """One shard's connection.
 
-    What it has heard (`Followed`, `Entry`) and what it has been answered (`Reply`) come on two ways, as in Redis: each
-    is in order, and which of the two is faster is for the test.
+    What it has heard (`Followed`, `Entry`, `Said`) and what it has been answered (`Reply`) come on two ways, as in
+    Redis: each is in order, and which of the two is faster is for the test.
     """
 
     def __init__(self, store: MemoryStore) -> None:
@@ -242,6 +256,7 @@ class MemoryEnd:
         self._ready = False  # as far as the shard has been told
         self._told_lost = False
         self.follows: set[str] = set()
+        self.listens = False
         self.waiting: deque[Order] = deque()
         self.heard: deque[Report] = deque()
         self.replies: deque[Report] = deque()
@@ -267,9 +282,11 @@ class MemoryEnd:
             self.heard.append(Followed(order.log))
         elif isinstance(order, Unfollow):
             self.follows.discard(order.log)
+        elif isinstance(order, Listen):
+            self.listens = True
         else:
             answer = self._store.do(order)
-            if not isinstance(order, Unindex):
+            if not isinstance(order, Unindex | Keep | Say):
                 self.replies.append(Reply(order.ref, answer))
         return True
 
@@ -297,7 +314,7 @@ class MemoryEnd:
             return
         for _ in range(done):
             self.step(self._store.now)
-        self._connected = self._ready = False
+        self._connected = self._ready = self.listens = False
         self._turns = [] if self._told_lost else [Lost(reason)]
         for waiting in (self.waiting, self.heard, self.replies, self.follows):
             waiting.clear()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resonate.messages import Declaration, Detach, Disconnect, Request, Standing, Subscribe, Unsubscribe
+from resonate.messages import Declaration, Detach, Disconnect, Publish, Request, Standing, Subscribe, Unsubscribe
 from resonate.shard.cluster.appends import Appends
 from resonate.shard.cluster.counts import Counts
 from resonate.shard.cluster.desk import Desk, Store
@@ -17,6 +17,7 @@ from resonate.shard.cluster.feed import State
 from resonate.shard.cluster.following import Following, Log
 from resonate.shard.cluster.names import app_and_channel, log_name
 from resonate.shard.cluster.neighbours import Neighbours
+from resonate.shard.cluster.outside import Outside
 from resonate.shard.cluster.parties import Parties
 from resonate.shard.cluster.preparing import Preparing
 from resonate.shard.cluster.shared import SharedShard
@@ -24,7 +25,9 @@ from resonate.shard.cluster.stage import Stage, Ticket
 from resonate.shard.cluster.store import (
     Entry,
     Followed,
+    Keep,
     Leave,
+    Listen,
     Lost,
     Order,
     Page,
@@ -32,6 +35,7 @@ from resonate.shard.cluster.store import (
     Ready,
     Reply,
     Report,
+    Said,
     Unfollow,
     Unindex,
 )
@@ -58,9 +62,12 @@ class Terms:
 
 
 class Cluster:
-    """`shard` is this one. It recovers until `release`: workers say what they hold, and requests wait."""
+    """`shard` is this one. It recovers until `release`: workers say what they hold, and requests wait.
 
-    def __init__(self, terms: Terms) -> None:
+    `outside` are programs that are no hosts, if there may be any.
+    """
+
+    def __init__(self, terms: Terms, outside: Outside | None = None) -> None:
         self.shard = SharedShard(terms.host)
         self._index = terms.index
         self._seal = Seal(terms.secret)
@@ -78,7 +85,9 @@ class Cluster:
             self._parties,
             self._seal,
             terms.wall_ms,
+            outside,
         )
+        self._outside = outside
         self._stage = Stage()
         self._reading: dict[int, Log] = {}
         self._tasks: set[Task[Any]] = set()  # rejoining, burying
@@ -90,7 +99,7 @@ class Cluster:
         self._returning: set[str] = set()  # logs in which this party's members are not yet
         self._neighbours = Neighbours(self._desk, self._parties, self._seal)
         self._notices: list[str] = []
-        self.counters = dict.fromkeys(("lost", "missed", "entries_out"), 0)
+        self.counters = dict.fromkeys(("lost", "missed", "entries_out", "overheard"), 0)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -250,15 +259,30 @@ class Cluster:
                 self._applied()
             case Reply(ref, value):
                 self._answered(ref, value, now)
+            case Said(data):
+                self._overheard(data, now)
             case Followed(log):
                 self._read(self._following.followed(log, self._desk.refs))
             case Ready():
                 self._desk.ready()
                 self._standing()
+                if self._outside is not None:
+                    self._desk.order(Listen())
                 if self._resumed:
                     self._begin(now)
             case Lost(reason):
                 self._lost(reason, now)
+
+    def _overheard(self, data: bytes, now: float) -> None:
+        """It stands in no log: each host hears it by itself, and it is for those who are there now."""
+        if self._outside is None or not self._released:
+            return
+        for request in self._outside.heard(data):
+            outgoing = self.shard.overhear(request, now)
+            self.counters["overheard"] += bool(outgoing)
+            self._following.outgoing += outgoing
+            if outgoing and isinstance(request, Publish) and request.keep_s:
+                self._desk.order(Keep(log_name(request.app, request.channel), request.payload, request.keep_s))
 
     def _begin(self, now: float) -> None:
         """The store can be used: a new party arrives, and tells all that this shard holds."""
@@ -401,11 +425,13 @@ class Cluster:
         if self._following.refused:
             self._notices.append(f"dropped what is none of ours in Redis, the last in {self._following.refused}")
             self._following.refused = ""
+        if self._outside is not None:
+            self._notices += self._outside.complaints()
         return self.counters | {
             "degraded": int(self._desk.store is not Store.READY),
             "queue": len(self._appends),
             "queue_bytes": self._appends.bytes,
             "dropped": self._appends.dropped,
             "entries_in": self._following.entries,
-            "refused": self._following.refusals,
+            "refused": self._following.refusals + (self._outside.refused if self._outside is not None else 0),
         }

@@ -28,18 +28,22 @@ from resonate.shard.cluster.desk import Desk, Store
 from resonate.shard.cluster.entries import EntryError, Expelled, Joined, Published, Seal, field_of
 from resonate.shard.cluster.following import Following, Log
 from resonate.shard.cluster.names import log_name
+from resonate.shard.cluster.outside import Outside
 from resonate.shard.cluster.parties import Parties
 from resonate.shard.cluster.shared import Outcome, SharedShard
 from resonate.shard.cluster.stage import Ticket
-from resonate.shard.cluster.store import Index, Join, Look, Page, Sum, Tally
-from resonate.shard.cluster.waiting import AwayError, Signal, Steps
+from resonate.shard.cluster.store import Index, Join, Look, Page, Say, Sum, Tally
+from resonate.shard.cluster.waiting import AwayError, Signal, Steps, Task
 
 #: A prefix that no channel's name has: an app's connections are asked for, and none of its channels.
 _NO_CHANNEL: Final = "\n"
 
 
 class Preparing:
-    """`wall_ms` is what must be added to the clock of all times for the time of day, in milliseconds."""
+    """`wall_ms` is what must be added to the clock of all times for the time of day, in milliseconds.
+
+    `outside` are those who are told of what is published, if there are any.
+    """
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Preparing:
         parties: Parties,
         seal: Seal,
         wall_ms: int,
+        outside: Outside | None = None,
     ) -> None:
         self._desk = desk
         self._shard = shard
@@ -60,6 +65,7 @@ class Preparing:
         self._parties = parties
         self._seal = seal
         self._wall_ms = wall_ms
+        self._outside = outside
         self.admissions = Admissions(counts.connected)
 
     def steps(self, ticket: Ticket, now: float) -> Steps[Any] | None:
@@ -173,6 +179,7 @@ class Preparing:
         origin = self._shard.origin(ticket.worker)
         entry = Published(origin, ticket.seq, request.payload, request.except_, request.keep_s)
         appended = self._appends.add(log, entry, self._seal.close(log, entry), now)
+        self._tell(appended, request)
         yield from self._desk.available()
         yield appended
         if not request.info:
@@ -183,9 +190,19 @@ class Preparing:
         log = log_name(request.app, "")
         entry = Expelled(self._shard.origin(ticket.worker), ticket.seq, request.user)
         appended = self._appends.add(log, entry, self._seal.close(log, entry), now)
+        self._tell(appended, request)
         yield from self._desk.available()
         yield appended
         return Outcome()
+
+    def _tell(self, appended: Signal, request: Publish | Terminate) -> None:
+        """Those outside hear of it once it is in the log, whatever becomes of its worker until then."""
+        if self._outside is not None:
+            Task(self._telling(self._outside, appended, request))
+
+    def _telling(self, outside: Outside, appended: Signal, request: Publish | Terminate) -> Steps[None]:
+        if (yield appended) is not None:  # else the store has refused it
+            self._desk.order(Say(outside.said(request)))
 
     # --- questions ---------------------------------------------------------------------------------------------------
 

@@ -228,6 +228,22 @@ class SharedShard(Shard):
                     return self._removed(app_id, name, channel, user, known)
         return []
 
+    def overhear(self, request: Publish | Terminate, now: float) -> Outgoing:
+        """What is asked for outside of any log: for those on this shard, and nothing is remembered of others."""
+        app = self._apps.get(request.app)
+        if app is None:
+            return []
+        if isinstance(request, Terminate):
+            return [(worker, Expel(request.app, request.user)) for worker in self._workers if app.connected.total()]
+        channel = app.channels.get(request.channel)
+        if channel is None or not channel.interest:
+            return []
+        _, app_id, name, payload, except_, keep_s, _ = request
+        if keep_s:
+            self._cache.put((app_id, name), payload, now, keep_s)
+            self._knowers[app_id, name] = set(channel.interest)
+        return _tell(channel, Publication(app_id, name, payload, except_, keep_s))
+
     def _joined(self, app_id: str, name: str, channel: Channel, entry: Joined) -> Outgoing:
         if channel.users is None:
             channel.users = {}

@@ -77,6 +77,14 @@ class Leave(NamedTuple):
     entry: bytes
 
 
+class Keep(NamedTuple):
+    """Keep `cached` for `keep_s` seconds as the log's cached event, without an entry. Not answered."""
+
+    log: str
+    cached: bytes
+    keep_s: int
+
+
 class Look(NamedTuple):
     """Answered by a `Page` without entries: members and cached event of a log. It need not be followed."""
 
@@ -178,6 +186,19 @@ class Bury(NamedTuple):
     party: str
 
 
+# --- orders: programs that are no hosts ------------------------------------------------------------------------------
+
+
+class Listen(NamedTuple):
+    """Report what is said on the store's open channel from now on: anybody may speak there. Not answered."""
+
+
+class Say(NamedTuple):
+    """Say that there. Who listens at the moment hears it, once, this end too. Not answered."""
+
+    data: bytes
+
+
 Order = (
     Follow
     | Unfollow
@@ -185,6 +206,7 @@ Order = (
     | Read
     | Join
     | Leave
+    | Keep
     | Look
     | Count
     | Admit
@@ -196,6 +218,8 @@ Order = (
     | Parties
     | Logs
     | Bury
+    | Listen
+    | Say
 )
 
 
@@ -250,6 +274,12 @@ class Entry(NamedTuple):
     entry: bytes
 
 
+class Said(NamedTuple):
+    """Somebody has said that on the open channel: a host, or a program that nobody knows."""
+
+    data: bytes
+
+
 class Reply(NamedTuple):
     """The answer to an order; None also where the order is one that the store has refused (it is in the log)."""
 
@@ -257,7 +287,7 @@ class Reply(NamedTuple):
     value: Any
 
 
-Report = Ready | Lost | Followed | Entry | Reply
+Report = Ready | Lost | Followed | Entry | Said | Reply
 
 #: Entries of a page.
 PAGE = 500

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from resonate.encoding import decode, encode
 from resonate.messages import Beat, Event, Hello, Parcel, Request
 from resonate.shard.cluster.cluster import Cluster, Terms
+from resonate.shard.cluster.outside import Outside
 from resonate.shard.exchange import Exchange
 from resonate.shard.ledger import Ledger
 from tests.support.memory_store import MemoryEnd, MemoryStore
@@ -27,10 +28,11 @@ class Worker:
 class Host:
     """A shard and its workers. Pipes deliver in order; a death loses what is in them."""
 
-    def __init__(self, name: str, store: MemoryStore, **terms: float) -> None:
+    def __init__(self, name: str, store: MemoryStore, outside: Outside | None = None, **terms: float) -> None:
         self.name = name
         self._store = store
         self._terms = terms
+        self._outside = outside
         self.workers: dict[str, Worker] = {}
         self._to_shard: deque[tuple[str, bytes]] = deque()
         self._generation = 0
@@ -45,7 +47,7 @@ class Host:
         self._generation += 1
         self.end: MemoryEnd = self._store.end()
         terms = Terms(self.name, 0, self.shard_name, 0, **self._terms)  # type: ignore[arg-type]
-        self.cluster = Cluster(terms)
+        self.cluster = Cluster(terms, self._outside)
         self.exchange = Exchange(self.shard_name, list(self.workers), now, cluster=self.cluster)
 
     @property
