@@ -111,13 +111,13 @@ FULL = {
 )
 def test_channels(info: str, channels: dict[str, Any]) -> None:
     requests, response = asked("GET", "/channels", query={"info": info}, answers=[FULL])
-    assert requests == [ListChannels(1, "app1", "", info == "cache")]
+    assert requests == [ListChannels(1, "app1", "", info == "cache", info == "user_count")]
     assert json.loads(response.body) == {"channels": channels}
 
 
 def test_channels_by_prefix() -> None:
     requests, response = asked("GET", "/channels", query={"filter_by_prefix": "presence-"}, answers=[{}])
-    assert requests == [ListChannels(1, "app1", "presence-", False)]
+    assert requests == [ListChannels(1, "app1", "presence-", False, False)]
     assert response == Response(200, b'{"channels":{}}')
 
 
