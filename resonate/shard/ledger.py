@@ -150,8 +150,12 @@ class Ledger:
     def prune(self, now: float) -> None:
         """Forget cached events whose time is over, and where channels were that have been left. To be called often."""
         self._cached.prune(now)
-        if len(self._positions) > 2 * len(self._holdings) + SPARE_POSITIONS and self.settled:
-            self._positions = {key: place for key, place in self._positions.items() if key in self._holdings}
+        if len(self._positions) > 2 * len(self._holdings) + SPARE_POSITIONS:
+            requests = [entry.request for entry in (*self._under_way, *self._done)]
+            asked = {(request.app, request.channel) for request in requests if isinstance(request, Subscribe)}
+            asked |= {held[:2] for *_, event in self._bequests for held in event.channels}
+            kept = ((key, at) for key, at in self._positions.items() if key in self._holdings or key in asked)
+            self._positions = dict(kept)
 
     def batch(self) -> Batch | None:
         """The requests to send now."""

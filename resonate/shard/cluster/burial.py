@@ -13,8 +13,9 @@ def burial(desk: Desk, seal: Seal, party: str) -> Steps[None]:
     for log in (yield desk.ask(Logs, party)) or ():
         page = yield desk.ask(Look, log)
         if isinstance(page, Page):
-            for field, user in _of(page, party):
-                _ = yield desk.ask(Leave, log, field, seal.close(log, Left(party, user)))
+            left = [desk.ask(Leave, log, field, seal.close(log, Left(party, user))) for field, user in _of(page, party)]
+            for each in left:
+                _ = yield each
     yield desk.ask(Bury, party)
 
 

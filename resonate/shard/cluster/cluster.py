@@ -139,10 +139,13 @@ class Cluster:
                 case Unsubscribe(app, channel, user):
                     self._counts.changed(app, channel)
                     log = self._following.logs.get(log_name(app, channel))
-                    if log is not None and user is not None:
-                        self._take_out(log, user)
+                    if log is not None:
+                        self._following.loose.add(log.name)
+                        if user is not None:
+                            self._take_out(log, user)
                 case Disconnect(app) | Detach(app):
                     self._counts.changed(app)
+                    self._following.loose.add(log_name(app, ""))
 
     def gone(self, worker: str, now: float) -> None:
         """To be called when the shard knows that a worker has gone."""
@@ -156,6 +159,7 @@ class Cluster:
         for log, user in unclaimed:
             if self._desk.store is not Store.READY:
                 self._following.outgoing += self.shard.recheck(log.app, log.channel, user)
+        self._following.loose.update(self._following.logs)
         for log in self._following.logs.values():
             self._counts.changed(log.app, log.channel or None)
             if log.presence:
@@ -191,7 +195,7 @@ class Cluster:
         """
         self._following.outgoing.append((worker, Standing(self._index, self._desk.trouble)))
         if self._released:
-            self._hold(now)
+            self._hold(declaration, now)
             self.stage(worker, declaration.first, declaration.requests, now)
             return
         for app, channel, position in declaration.positions:
@@ -288,20 +292,22 @@ class Cluster:
         """The store can be used: a new party arrives, and tells all that this shard holds."""
         self._neighbours.arrive(now)
         self._reading.clear()
-        self._hold(now)
+        for app in self.shard.apps():
+            self._following.log(app, "", False, now)
+        for app, channel in self.shard.holdings():
+            self._following.log(app, channel, self.shard.has_members(app, channel), now)
         for log in self._following.logs.values():
             self._desk.order(*self._following.begin(log))
             self._counts.changed(log.app, log.channel or None)
         self._returning = set(self._following.logs)
 
-    def _hold(self, now: float) -> None:
-        """Follow the logs of all that workers hold."""
-        for app in self.shard.apps():
-            self._desk.order(*self._following.want(app, "", False, now)[1])
-            self._counts.changed(app)
-        for app, channel in self.shard.holdings():
-            self._desk.order(*self._following.want(app, channel, self.shard.has_members(app, channel), now)[1])
-            self._counts.changed(app, channel)
+    def _hold(self, declaration: Declaration, now: float) -> None:
+        """Follow the logs of all that a worker holds that has come late."""
+        wanted = [(app, "", False) for app, *_ in declaration.apps]
+        wanted += [(held.app, held.channel, bool(held.members)) for held in declaration.channels]
+        for app, channel, presence in wanted:
+            self._desk.order(*self._following.want(app, channel, presence, now)[1])
+            self._counts.changed(app, channel or None)
 
     def _applied(self) -> None:
         """What has come back is done with. Whoever has come in while nobody wanted it any more is taken out again."""
@@ -345,7 +351,7 @@ class Cluster:
         if self._appends.answered(ref, value, self._following.will_hear):
             self.counters["entries_out"] += 1
         elif self._neighbours.arrived(ref):
-            self._following.seen(value or 0, now)
+            self._following.arrived(value or 0, now)
         elif ref in self._reading:
             self._paged(self._reading.pop(ref), value, now)
         elif not self._counts.answered(ref) and not self._preparing.admitted(ref, value):
@@ -356,7 +362,10 @@ class Cluster:
     def _paged(self, log: Log, page: Page | None, now: float) -> None:
         if self._following.logs.get(log.name) is not log or log.feed.state is not State.READING:
             return
-        after = self._following.page(log, page if page is not None else Page([], 0, [], None), now)
+        if page is None:  # somebody has put something else there
+            self._notices.append(f"the log {log.name} cannot be read: see what lies in Redis under that name")
+            page = Page([], log.feed.position or 0, None, None)
+        after = self._following.page(log, page, now)
         if after is not None:
             self._read(Read(next(self._desk.refs), log.name, after, log.presence))
         else:
@@ -373,20 +382,28 @@ class Cluster:
 
     def beat(self, now: float) -> None:
         """To be called about once a second."""
-        if self._desk.store is not Store.READY:
+        for log in self._following.idle(self._needed, now):
+            self._forget(log)
+        if self._desk.store is Store.AWAY:
+            self._counts.lost()  # all is told anew
             if dropped := self._appends.bound(now):
                 self._notices.append(f"{dropped} events for other hosts are dropped: Redis has been away for too long")
+        if self._desk.store is not Store.READY:
             return
         for log in self._following.doubtful(now):
             self._desk.order(*self._following.begin(log))
-        for log in self._following.idle(self._needed, now):
-            self._desk.order(Unfollow(log.name))
-            self._returning.discard(log.name)
-            self._appends.passed(log.name)
-            if log.indexed:
-                self._desk.order(Unindex(self._parties.name, log.name))
         self._tasks = {task for task in self._tasks if not task.done}
         self._neighbours.beat(now, not self._returning)
+
+    def _forget(self, log: Log) -> None:
+        """Nobody here is on that channel any more."""
+        self._desk.order(Unfollow(log.name))
+        if log.indexed and not self.shard.users_of(log.app, log.channel, self._parties.name):
+            self._desk.order(Unindex(self._parties.name, log.name))
+        if log.channel:
+            self.shard.unfollow(log.app, log.channel)
+        self._returning.discard(log.name)
+        self._appends.passed(log.name)
 
     def _needed(self, log: Log) -> bool:
         if not log.channel:

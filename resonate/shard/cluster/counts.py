@@ -95,6 +95,8 @@ class Counts:
     def lost(self) -> None:
         """What was being told is told again with everything else."""
         self._telling.clear()
+        self._changed.clear()
+        self._next.clear()
 
 
 class Admissions:

@@ -98,13 +98,16 @@ class Feed:
         first, self._first = self._first, False
         if self.position is None:  # nobody has heard anything: what was before is nobody's concern
             self.position = page.last
+            if self._overflown:
+                return self._once_more(page.last)
             return Step([], self._caught_up(page.last), None, False)
         guessed, self._guessed = self._guessed, False
         if first:
             self.broken = page.last < self.position and not guessed  # its data is lost, or what a node had not told
-        if first and self.broken and page.last:
+        if first and self.broken:
             self.position = 0
-            return Step([], [], 0, True)
+            if page.last:
+                return Step([], [], 0, True)
         gap = first and not guessed and bool(page.entries) and page.entries[0][0] > self.position > 0
         self.broken |= gap
         known = [each for each in page.entries if each[0] <= self.position]
@@ -119,6 +122,12 @@ class Feed:
                 self._buffer.clear()
             return Step(known, fresh, page.entries[-1][0] if page.entries else self.position, gap)
         return Step(known, fresh + self._caught_up(max(self.position, page.last)), None, gap)
+
+    def _once_more(self, after: int) -> Step:
+        """More has come than is kept: it is in the log."""
+        self._overflown = False
+        self._buffer.clear()
+        return Step([], [], after, False)
 
     def _caught_up(self, last: int) -> list[Numbered]:
         """What has come meanwhile and was not read."""

@@ -91,6 +91,8 @@ class Following:
         self.outgoing: Outgoing = []
         self.refusals = 0  # entries that were dropped
         self.refused = ""  # why the last one was
+        self.loose: set[str] = set()  # logs that nobody may need any more
+        self._doubted: set[str] = set()  # those of which it has to be looked again who is there
         self.gaps: list[str] = []  # channels of which entries are missing
         self.unclaimed: list[tuple[Log, str]] = []  # users who were about to join, and have not
         self.echoes: list[Echo] = []  # what this host has published and has come back
@@ -99,19 +101,25 @@ class Following:
         self._latest = 0  # the last position that has been seen in any log, and when
         self._latest_at = 0.0
 
-    def want(self, app: str, channel: str, presence: bool, now: float, away: bool = False) -> tuple[Log, list[Order]]:
-        """The log of a channel, and what to order if it is followed only now.
-
-        While the store is `away` nobody can follow it: what is published from now on is to be read once it is back.
-        """
+    def log(self, app: str, channel: str, presence: bool, now: float) -> Log:
+        """The log of a channel, made if nobody has needed it before."""
         log = self.logs.get(log_name(app, channel))
         if log is None:
             log = self.logs[log_name(app, channel)] = Log(app, channel, presence, None)
             log.wanted_at = self._position_at(now)
-            if away:
-                log.feed.guess(log.wanted_at)
+            self.loose.add(log.name)
         log.presence |= presence
-        log.idle_since = None
+        return log
+
+    def want(self, app: str, channel: str, presence: bool, now: float, away: bool = False) -> tuple[Log, list[Order]]:
+        """The same, and what to order if it is followed only now.
+
+        While the store is `away` nobody can follow it: what is published from now on is to be read once it is back.
+        """
+        log = self.log(app, channel, presence, now)
+        if away:
+            log.feed.guess(log.wanted_at)
+            return log, []
         return log, self.begin(log) if log.feed.state is State.ABSENT else []
 
     def _position_at(self, now: float) -> int:
@@ -122,6 +130,10 @@ class Following:
         if not self._latest:
             return (int(now * 1000) + self._wall_ms) * PER_MS - 1
         return self._latest + int((now - self._latest_at) * 1000) * PER_MS - 1
+
+    def arrived(self, position: int, now: float) -> None:
+        """So late it is in the store, whose clock may be another than before."""
+        self._latest, self._latest_at = position, now
 
     def seen(self, position: int, now: float) -> None:
         """The store's logs have come so far."""
@@ -185,7 +197,7 @@ class Following:
         if log.channel:
             self._shard.follow(log.app, log.channel, page.last, log.presence)
             self._shard.keep(log.app, log.channel, page.cached, now)
-        if page.members is not None:
+        if log.presence and page.members is not None:
             self._reconcile(log, page, now)
         self._apply(log, step.fresh[len(before) :], now)
         if log.channel and log.behind is None:
@@ -198,6 +210,8 @@ class Following:
         """Where the store has lost what it had, others are coming back as this host is: they have a lease's time."""
         forgotten = log.feed.broken
         log.doubtful_until = now + self._parties.lease_s if forgotten else None
+        if forgotten:
+            self._doubted.add(log.name)
         members = []
         for field, value in page.members or ():
             entry = self._opened(log, value)
@@ -274,8 +288,12 @@ class Following:
     def doubtful(self, now: float) -> list[Log]:
         """Logs of which it is time to look again who is there."""
         found = []
-        for log in self.logs.values():
-            if log.doubtful_until is not None and now >= log.doubtful_until and log.feed.state is State.LIVE:
+        for name in list(self._doubted):
+            log = self.logs.get(name)
+            if log is None or log.doubtful_until is None:
+                self._doubted.discard(name)
+            elif now >= log.doubtful_until and log.feed.state is State.LIVE:
+                self._doubted.discard(name)
                 log.doubtful_until = None
                 found.append(log)
         return found
@@ -285,15 +303,16 @@ class Following:
     def idle(self, needed: Callable[[Log], bool], now: float) -> list[Log]:
         """Those that nobody has needed for a while; they are followed no longer."""
         found = []
-        for log in self.logs.values():
-            if log.coming or log.leaving or needed(log):
-                log.idle_since = None
+        for name in list(self.loose):
+            log = self.logs.get(name)
+            if log is None or log.coming or needed(log):
+                self.loose.discard(name)
+                if log is not None:
+                    log.idle_since = None
             elif log.idle_since is None:
                 log.idle_since = now
-            elif now - log.idle_since >= LINGER_S and log.feed.state is State.LIVE:
+            elif now - log.idle_since >= LINGER_S and not log.leaving and log.feed.state in (State.LIVE, State.ABSENT):
                 found.append(log)
-        for log in found:
-            del self.logs[log.name]
-            if log.channel:
-                self._shard.unfollow(log.app, log.channel)
+                self.loose.discard(name)
+                del self.logs[name]
         return found

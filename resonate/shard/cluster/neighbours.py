@@ -78,4 +78,4 @@ class Neighbours:
 
     def _burying(self, party: str) -> Steps[None]:
         yield from burial(self._desk, self._seal, party)
-        self._parties.burying.discard(party)
+        self._parties.buried(party)

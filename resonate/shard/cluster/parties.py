@@ -25,6 +25,7 @@ class Parties:
         self.lease_s = lease_s
         self.name = ""
         self.burying: set[str] = set()
+        self._former: set[str] = set()  # names of this party before: nobody else may know them any more
 
     @property
     def ours(self) -> str:
@@ -33,6 +34,8 @@ class Parties:
 
     def arrive(self, now: float) -> str:
         """A new name, for a new life."""
+        if self.name:
+            self._former.add(self.name)
         self._number += 1
         self._renew_at = now + self.lease_s / RENEWALS
         self._trusted_at = now + self.lease_s
@@ -50,6 +53,11 @@ class Parties:
         """Whether what a party has counts here: another of this host does not, its workers say what they hold."""
         return party == self.name or not party.startswith(self.ours)
 
+    def buried(self, party: str) -> None:
+        """Nothing is left of it."""
+        self.burying.discard(party)
+        self._former.discard(party)
+
     def dead(self, known: Mapping[str, bool], returned: bool, now: float) -> list[str]:
         """Whom to bury: those whose lease has run out, and those who had this shard's seat before it.
 
@@ -59,7 +67,7 @@ class Parties:
         trusted = now >= self._trusted_at
         return sorted(
             party
-            for party, lives in known.items()
+            for party, lives in {**dict.fromkeys(self._former, False), **known}.items()
             if party not in self.burying
             and party != self.name
             and (returned if party.startswith(self._seat) else trusted and not lives)

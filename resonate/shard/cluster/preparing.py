@@ -84,6 +84,7 @@ class Preparing:
 
         def release(handled: bool) -> None:
             log.coming -= 1
+            self._following.loose.add(log.name)
             if counted:
                 self._counts.arrived(app, handled)
 
@@ -132,6 +133,7 @@ class Preparing:
 
     def _subscribed(self, log: Log, member: Member | None, handled: bool) -> None:
         log.coming -= 1
+        self._following.loose.add(log.name)
         self._counts.subscribed(log.app, log.channel, handled)
         if member is not None:
             log.claims[member.user] -= 1
@@ -142,8 +144,11 @@ class Preparing:
 
     def _joining(self, log: Log, member: Member, socket: str, now: float) -> Steps[None]:
         """Put a user into the log's members, and come to where that was done."""
-        yield from self._indexing(log)
-        position = yield self._join(log, member, socket, now)
+        party = ""
+        while party != self._parties.name:  # else it is in there for a party that is over
+            yield from self._indexing(log)
+            party = self._parties.name
+            position = yield self._join(log, member, socket, now)
         yield log.reach(position or 0)
 
     def _indexing(self, log: Log) -> Steps[None]:
@@ -181,7 +186,8 @@ class Preparing:
         appended = self._appends.add(log, entry, self._seal.close(log, entry), now)
         self._tell(appended, request)
         yield from self._desk.available()
-        yield appended
+        if (yield appended) is None:  # the store has refused it
+            raise AwayError
         if not request.info:
             return Outcome()
         return Outcome((yield from self._info(request.app, request.channel)))
@@ -192,7 +198,8 @@ class Preparing:
         appended = self._appends.add(log, entry, self._seal.close(log, entry), now)
         self._tell(appended, request)
         yield from self._desk.available()
-        yield appended
+        if (yield appended) is None:  # the store has refused it
+            raise AwayError
         return Outcome()
 
     def _tell(self, appended: Signal, request: Publish | Terminate) -> None:

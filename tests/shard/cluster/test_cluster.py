@@ -1,0 +1,185 @@
+"""Single stories of hosts; the model tells all of them at random."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from resonate.messages import (
+    Answer,
+    Connect,
+    Event,
+    Member,
+    MemberAdded,
+    MemberRemoved,
+    Publication,
+    Publish,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+)
+from resonate.shard.cluster.store import PAGE, Reply
+from tests.shard.cluster.world import Host, Worker, ask, settle
+from tests.support.memory_store import MemoryStore
+
+LEASE_S = 10.0
+
+
+class Pair:
+    """Two hosts, a worker on each, and what each has heard."""
+
+    def __init__(self, **terms: Any) -> None:
+        self.store = MemoryStore()
+        self.now = 100.0
+        self.hosts = [Host(name, self.store, **{"lease_s": LEASE_S, **terms}) for name in ("here", "there")]
+        self.heard: list[list[Event]] = [[], []]
+        self.workers: list[Worker] = [
+            host.add(f"w{number}", self.heard[number].append) for number, host in enumerate(self.hosts)
+        ]
+        self.settle()
+
+    def settle(self) -> None:
+        self.now = settle(self.hosts, self.now)
+
+    def lease_passes(self) -> None:
+        until = self.now + 2 * LEASE_S + 4
+        while self.now < until:
+            self.settle()
+
+    def subscribe(self, number: int, channel: str, user: str | None = None, ref: int = 1) -> None:
+        member = Member(user, {"user_id": user, "user_info": None}) if user is not None else None
+        ask(self.workers[number], Subscribe("app", channel, f"{number}.{ref}", ref, member))
+
+    def of(self, number: int, kind: type) -> list[Any]:
+        found = [event for event in self.heard[number] if isinstance(event, kind)]
+        self.heard[number].clear()
+        return found
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return Pair()
+
+
+def test_one_edge_for_a_user_on_two_hosts(pair: Pair) -> None:
+    pair.subscribe(0, "p", "ann")
+    pair.settle()
+    pair.subscribe(1, "p", "bob")
+    pair.settle()
+    assert [event.data["user_id"] for event in pair.of(0, MemberAdded)] == ["bob"]
+    assert [event.members for event in pair.of(1, Subscribed)] == [[("ann", None), ("bob", None)]]
+    pair.subscribe(0, "p", "bob", ref=2)
+    pair.settle()
+    assert pair.of(0, MemberAdded) == pair.of(1, MemberAdded) == []
+    ask(pair.workers[1], Unsubscribe("app", "p", "bob"))
+    pair.settle()
+    assert pair.of(0, MemberRemoved) == []
+    ask(pair.workers[0], Unsubscribe("app", "p", "bob"))
+    pair.settle()
+    assert [event.id for event in pair.of(0, MemberRemoved)] == ["bob"]
+
+
+def test_who_wakes_up_after_its_burial_leaves_no_ghost(pair: Pair) -> None:
+    """It goes on under its old name until it is told."""
+    pair.subscribe(0, "p", "watcher")
+    pair.subscribe(1, "other", "ann", ref=2)
+    pair.settle()
+    late = pair.hosts[1]
+    for _ in range(30):
+        pair.now += 1
+        pair.hosts[0].exchange.beat(pair.now)
+        pair.hosts[0].turn(pair.now)
+        pair.hosts[0].read_all(pair.now)
+    pair.subscribe(1, "p", "ghost", ref=3)
+    late.send(pair.workers[1], pair.now)
+    late.turn(pair.now)
+    for _ in range(6):
+        late.turn(pair.now)
+    pair.lease_passes()
+    ask(pair.workers[1], Unsubscribe("app", "p", "ghost"))
+    pair.lease_passes()
+    assert [event.id for event in pair.of(0, MemberRemoved)] == ["ghost"]
+    parties = {party for counts in pair.store._counts.values() for party in counts}
+    assert all(party in pair.store._leases for party in parties), "nobody is counted twice"
+
+
+def test_a_log_that_cannot_be_read_disturbs_nobody_else(pair: Pair) -> None:
+    """Somebody has put something else there, and the store refuses."""
+    pair.subscribe(0, "news")
+    pair.settle()
+    table = pair.store.do
+    pair.store.do = lambda order: None if type(order).__name__ == "Read" else table(order)  # type: ignore[method-assign]
+    ask(pair.workers[0], Connect("another", "1.1", None))
+    pair.subscribe(0, "odd", ref=2)
+    pair.settle()
+    pair.store.do = table  # type: ignore[method-assign]
+    assert [event.channel for event in pair.of(0, Subscribed)] == ["news", "odd"]
+    assert any("cannot be read" in notice for notice in pair.hosts[0].notices)
+    ask(pair.workers[0], Publish(7, "app", "news", b"event", None, 0))
+    pair.settle()
+    assert [event.payload for event in pair.of(0, Publication)] == [b"event"]
+
+
+def test_what_the_store_refuses_is_delivered_here(pair: Pair) -> None:
+    pair.subscribe(0, "news")
+    pair.settle()
+    table = pair.store.do
+    pair.store.do = lambda order: None if type(order).__name__ == "Append" else table(order)  # type: ignore[method-assign]
+    ask(pair.workers[0], Publish(7, "app", "news", b"event", None, 0))
+    pair.settle()
+    assert [event.payload for event in pair.heard[0] if isinstance(event, Publication)] == [b"event"]
+    assert [event.ref for event in pair.of(0, Answer)] == [7]
+
+
+def test_before_the_store_is_known_nothing_is_dropped() -> None:
+    """Requests wait for it; what is past a bound would never be answered."""
+    store, heard = MemoryStore(), []
+    host = Host("here", store, queue_bytes=1000)
+    host.end._turns.clear()  # it is not ready yet
+    worker = host.add("w", heard.append)
+    for ref in range(1, 51):
+        ask(worker, Publish(ref, "app", "a", b"x" * 100, None, 0))
+    now = settle([host], 100.0)
+    host.end._turns.extend(store.end()._turns)
+    settle([host], now)
+    assert [event.ref for event in heard if isinstance(event, Answer)] == list(range(1, 51))
+
+
+def test_nothing_is_kept_of_channels_that_came_and_went(pair: Pair) -> None:
+    for away in (False, True):
+        if away:
+            pair.hosts[0].end.lose()
+            pair.settle()
+        for number in range(300):
+            pair.subscribe(0, f"c{number}", ref=number + 1)
+        pair.settle()
+        for number in range(300):
+            ask(pair.workers[0], Unsubscribe("app", f"c{number}", None))
+        pair.settle()
+        pair.settle()
+        assert set(pair.hosts[0].cluster._following.logs) <= {"app/"}
+    pair.hosts[0].end.mend()
+    pair.settle()
+    assert not pair.hosts[0].cluster._counts._changed
+    assert not pair.hosts[0].end.follows - {"app/"}
+
+
+def test_a_log_longer_than_a_page_is_read_after_an_outage(pair: Pair) -> None:
+    for number in (0, 1):
+        pair.subscribe(number, "news")
+    pair.settle()
+    pair.heard[1].clear()
+    pair.hosts[1].end.lose()
+    pair.settle()
+    for ref in range(1, PAGE + 50):
+        ask(pair.workers[0], Publish(ref, "app", "news", b"%d" % ref, None, 0))
+    pair.settle()
+    pair.hosts[1].end.mend()
+    pair.settle()
+    assert [int(event.payload) for event in pair.of(1, Publication)] == list(range(1, PAGE + 50))
+
+
+def test_replies_that_nobody_waits_for_are_harmless(pair: Pair) -> None:
+    pair.hosts[0].exchange.report([Reply(10**9, None), Reply(10**9 + 1, (1, 2))], pair.now)
+    pair.settle()
