@@ -129,7 +129,7 @@ class Following:
         """
         if not self._latest:
             return (int(now * 1000) + self._wall_ms) * PER_MS - 1
-        return self._latest + int((now - self._latest_at) * 1000) * PER_MS - 1
+        return (self._latest // PER_MS + int((now - self._latest_at) * 1000)) * PER_MS - 1
 
     def arrived(self, position: int, now: float) -> None:
         """So late it is in the store, whose clock may be another than before."""
