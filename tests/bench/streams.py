@@ -151,7 +151,7 @@ class Streams:
         self.answers: Counter[str] = Counter()
         self.answered: defaultdict[str, set[Key]] = defaultdict(set)  # by channel
         self.talked: defaultdict[str, set[Key]] = defaultdict(set)
-        self.longest_answer = 0.0
+        self.longest_answer = self.longest_pause = 0.0  # the latter of this program itself: it sees nothing meanwhile
         self.closed: Counter[str] = Counter()
         self.codes: Counter[int] = Counter()
         self.watching = self.publishing = False
@@ -192,6 +192,7 @@ class Streams:
         now = time.monotonic()
         if self.publishing:
             self._publish(now)
+            self.longest_pause = max(self.longest_pause, now - self._last)
         self._last = now
         if now >= self._look_at:
             self._look(now)

@@ -82,6 +82,7 @@ def summary(streams: Streams, outage: tuple[float, float]) -> dict[str, Any]:
         "heard": len(heard),
         "answers": dict(streams.answers),
         "longest answer_s": round(streams.longest_answer, 2),
+        "longest pause of this program_s": round(streams.longest_pause, 2),
         "closed": dict(streams.closed),
         "codes": dict(streams.codes),
         "edges": dict(edges),
