@@ -387,7 +387,9 @@ class Cluster:
         if self._desk.store is Store.AWAY:
             self._counts.lost()  # all is told anew
             if dropped := self._appends.bound(now):
-                self._notices.append(f"{dropped} events for other hosts are dropped: Redis has been away for too long")
+                self._notices.append(
+                    f"{dropped} events for other hosts are dropped: scaling.queue_bytes or scaling.queue_seconds is reached"
+                )
         if self._desk.store is not Store.READY:
             return
         for log in self._following.doubtful(now):
