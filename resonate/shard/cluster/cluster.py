@@ -388,7 +388,7 @@ class Cluster:
             self._counts.lost()  # all is told anew
             if dropped := self._appends.bound(now):
                 self._notices.append(
-                    f"{dropped} events for other hosts are dropped: scaling.queue_bytes or scaling.queue_seconds is reached"
+                    f"{dropped} events for other hosts are dropped: past scaling.queue_bytes or scaling.queue_seconds"
                 )
         if self._desk.store is not Store.READY:
             return
