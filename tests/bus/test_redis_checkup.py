@@ -27,7 +27,7 @@ from resonate.bus.redis_checkup import (
 from resonate.scaling import Redis, Scaling
 from resonate.settings import Server
 from tests.support.redis import RedisServer
-from tests.support.redis_groups import SERVICE, RedisCluster, Sentinels
+from tests.support.redis_groups import SERVICE, RedisCluster, Sentinels, in_directory
 from tests.support.server import free_port
 
 NEEDED = [*words_of_hosts(Place()), *words_of_restarts(["laravel:reverb:restart"])]
@@ -168,7 +168,7 @@ def test_no_sentinel_answers() -> None:
 
 
 def test_a_cluster(tmp_path: Path) -> None:
-    with RedisCluster(lambda name, *words, **options: RedisServer(tmp_path / name, *words, **options)) as cluster:
+    with RedisCluster(in_directory(tmp_path)) as cluster:
         place = Redis(port=cluster.servers[0].port, cluster=True)
         server = Server(scaling=Scaling(enabled=True, redis=place))
         found = examine(connection(server, True)[0], words_of_hosts(Place.of(server.scaling)))
@@ -177,7 +177,7 @@ def test_a_cluster(tmp_path: Path) -> None:
 
 
 def test_the_master_of_sentinels(tmp_path: Path) -> None:
-    with Sentinels(lambda name, *words, **more: RedisServer(tmp_path / name, *words, **more), replicas=1) as group:
+    with Sentinels(in_directory(tmp_path), replicas=1, sentinels=1) as group:
         addresses = tuple(f"127.0.0.1:{sentinel.port}" for sentinel in group.sentinels)
         place = Redis(sentinel_master=SERVICE, sentinels=addresses)
         made, named = connection(Server(scaling=Scaling(enabled=True, redis=place)), True)

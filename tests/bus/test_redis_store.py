@@ -50,7 +50,8 @@ from resonate.shard.cluster.store import (
 )
 from tests.bus.redis_proxy import Proxy
 from tests.support.eventually import eventually
-from tests.support.redis import RedisCluster, RedisServer, Sentinel
+from tests.support.redis import RedisServer
+from tests.support.redis_groups import SERVICE, RedisCluster, Sentinels, in_directory
 from tests.support.server import free_port
 from tests.support.stores import End, RedisHosts
 
@@ -472,19 +473,20 @@ def test_a_unix_socket(tmp_path: Path, unready: Callable[[Place], End], scheme: 
 
 
 def test_sentinels_say_who_the_master_is_now(tmp_path: Path, unready: Callable[[Place], End]) -> None:
-    with Sentinel(tmp_path) as sentinel:
+    with Sentinels(in_directory(tmp_path), replicas=1, sentinels=1, silent_ms=500) as group:
+        (master, replica), (sentinel,) = group.servers, group.sentinels
         hosts = ("127.0.0.1", free_port()), ("127.0.0.1", sentinel.port)  # of the first nobody is there
-        settings = Place(sentinels=hosts, master="main", patience=1)
-        url = Place(url=f"redis+sentinel://127.0.0.1:{sentinel.port}/main", patience=1)
+        settings = Place(sentinels=hosts, master=SERVICE, patience=1)
+        url = Place(url=f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}", patience=1)
         unknown = unready(Place(sentinels=(("127.0.0.1", sentinel.port),), master="another"))
         assert "no master of the name another" in unknown.until_lost()
         ends = [unready(place).until_ready() for place in (settings, url)]
         for end in ends:
             assert works(end)
             end.ask(Join, LOG, "ann", b"", b"joined")
-        with sentinel.replica.client() as client:
+        with replica.client() as client:
             eventually(lambda: client.exists("reverb:{app/a}:members"))
-        sentinel.master.stop()
+        master.stop()
         for end in ends:
             end.until_lost()
             end.until_ready(2, within=40)
@@ -493,7 +495,7 @@ def test_sentinels_say_who_the_master_is_now(tmp_path: Path, unready: Callable[[
 
 
 def test_a_cluster_whose_masters_change(tmp_path: Path, unready: Callable[[Place], End]) -> None:
-    with RedisCluster(tmp_path) as cluster:
+    with RedisCluster(in_directory(tmp_path), silent_ms=1000) as cluster:
         for server in cluster.servers:
             server.do("ACL", "SETUSER", "ann", f">{SECRET}", *RULES, *CLUSTER_RULES, "&reverb")
         first, second = cluster.masters()[:2]
@@ -536,7 +538,7 @@ def test_a_cluster_whose_masters_change(tmp_path: Path, unready: Callable[[Place
             each.until_lost(2)
             each.until_mended()
         all_work()
-        eventually(lambda: all(cluster.is_whole(server) for server in cluster.servers))
+        eventually(cluster.is_whole)
         losses = [len(each.losses) for each in (end, other)]
         cluster.masters()[0].stop()  # one end has been told of no other
         for each, before in zip((end, other), losses, strict=True):

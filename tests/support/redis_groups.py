@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.support.eventually import eventually
+from tests.support.ports import free_port
 from tests.support.redis import PATIENCE_S, RedisServer
 
 #: A server of that name, with those arguments of `RedisServer`; it is started here.
 Make = Callable[..., RedisServer]
 #: What sentinels call what they watch.
 SERVICE: Final = "resonate"
-SENTINELS: Final = 3
-#: A sentinel waits so many milliseconds for one that is silent, and a failover may take as long before the next.
-_SENTINEL_MS: Final = {"down-after-milliseconds": 1000, "failover-timeout": 5000}
-#: The same in a cluster.
-_CLUSTER_MS: Final = 2000
+#: So many milliseconds a failover may take before the next begins.
+_FAILOVER_MS: Final = 5000
+
+
+def in_directory(directory: Path) -> Make:
+    """Servers below it."""
+    return lambda name, *words, **options: RedisServer(directory / name, *words, **options)
 
 
 class Group:
@@ -32,7 +36,7 @@ class Group:
         self.servers: list[RedisServer] = []
         self._make = make
 
-    def __enter__(self) -> Group:
+    def __enter__(self) -> Self:
         try:
             self._gather()
         except BaseException:
@@ -63,12 +67,15 @@ class Group:
 
 
 class Sentinels(Group):
-    """A master with replicas, and three sentinels that watch it as SERVICE."""
+    """A master, the first of `servers`, with replicas, and sentinels that watch it as SERVICE.
 
-    def __init__(self, make: Make, replicas: int = 2) -> None:
+    They give up one that has been silent for `silent_ms`.
+    """
+
+    def __init__(self, make: Make, replicas: int = 2, sentinels: int = 3, silent_ms: int = 1000) -> None:
         super().__init__(make)
         self.sentinels: list[RedisServer] = []
-        self._replicas = replicas
+        self._replicas, self._number, self._silent_ms = replicas, sentinels, silent_ms
 
     def stop(self) -> None:
         super().stop()
@@ -79,11 +86,12 @@ class Sentinels(Group):
         master = self._start("master")
         for number in range(self._replicas):
             self._start(f"replica-{number}", ("--replicaof", f"{master.address} {master.port}"))
-        for number in range(SENTINELS):
+        for number in range(self._number):
             sentinel = self._make(f"sentinel-{number}", "--sentinel", file="sentinel.conf")
             sentinel.directory.mkdir(parents=True, exist_ok=True)
-            lines = [f"monitor {SERVICE} {master.address} {master.port} 2"]
-            lines += [f"{key} {SERVICE} {value}" for key, value in _SENTINEL_MS.items()]
+            lines = [f"monitor {SERVICE} {master.address} {master.port} {self._number // 2 + 1}"]
+            lines += [f"down-after-milliseconds {SERVICE} {self._silent_ms}"]
+            lines += [f"failover-timeout {SERVICE} {_FAILOVER_MS}"]
             (sentinel.directory / "sentinel.conf").write_text("".join(f"sentinel {line}\n" for line in lines))
             self.sentinels.append(sentinel.start())
         eventually(lambda: all(map(self._complete, self.sentinels)), PATIENCE_S)
@@ -91,30 +99,64 @@ class Sentinels(Group):
     def _complete(self, sentinel: RedisServer) -> bool:
         with sentinel.client() as client:
             state = client.sentinel_master(SERVICE)
-        return bool(state["num-slaves"] == self._replicas and state["num-other-sentinels"] == SENTINELS - 1)
+        return bool(state["num-slaves"] == self._replicas and state["num-other-sentinels"] == self._number - 1)
 
 
 class RedisCluster(Group):
-    """Masters, and a replica of each, which takes the place of one that is silent."""
+    """Masters, and a replica of each, which takes the place of one that has been silent for `silent_ms`."""
 
-    def __init__(self, make: Make, masters: int = 3) -> None:
+    def __init__(self, make: Make, masters: int = 3, silent_ms: int = 2000) -> None:
         super().__init__(make)
-        self._size = 2 * masters
+        self._masters, self._silent_ms = masters, silent_ms
 
     def _gather(self) -> None:
-        for number in range(self._size):
-            self._start(f"node-{number}", ("--cluster-enabled", "yes", "--cluster-node-timeout", str(_CLUSTER_MS)))
+        for number in range(2 * self._masters):
+            words = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(self._silent_ms)]
+            self._start(f"node-{number}", [*words, "--cluster-port", str(free_port())])
         nodes = [f"{each.address}:{each.port}" for each in self.servers]
         words = ["redis-cli", "--cluster", "create", *nodes, "--cluster-replicas", "1", "--cluster-yes"]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        eventually(lambda: all(map(self._complete, self.servers)), PATIENCE_S)
+        eventually(self.is_whole, PATIENCE_S)
 
-    def _complete(self, node: RedisServer) -> bool:
+    def is_whole(self) -> bool:
+        """Whether all nodes find that all is well, and that each master has a replica."""
+        return all(map(self._finds_all, self.servers))
+
+    def _finds_all(self, node: RedisServer) -> bool:
         with node.client() as client:
             state, nodes = client.execute_command("CLUSTER INFO"), client.execute_command("CLUSTER NODES")
-        masters = sum("master" in each["flags"] for each in nodes.values())
-        return bool(state["cluster_state"] == "ok" and len(nodes) == 2 * masters == self._size)
+        replicas = sum("slave" in each["flags"] and each["connected"] for each in nodes.values())
+        return bool(state["cluster_state"] == "ok" and replicas == self._masters)
+
+    def owner(self, key: str) -> RedisServer:
+        """The master that has a key, or would have it."""
+        for master in self.masters():
+            try:
+                master.do("EXISTS", key)
+            except redis.ResponseError:
+                continue
+            return master
+        raise AssertionError(f"nobody has {key}")
+
+    def move(self, key: str) -> None:
+        """Give the slot of a key, in which there are none, to another master."""
+        source = self.owner(key)
+        target = next(master for master in self.masters() if master is not source)
+        slot = source.do("CLUSTER", "KEYSLOT", key)
+        names = {server: server.do("CLUSTER", "MYID") for server in (source, target)}
+        target.do("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
+        source.do("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+        for server in (target, source):
+            server.do("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+
+    def replica_of(self, master: RedisServer) -> RedisServer:
+        """Its replica."""
+        for server in self.servers:
+            with server.client() as client:
+                if client.info("replication").get("master_port") == master.port:
+                    return server
+        raise AssertionError(f"{master.port} has no replica")
 
 
 def _is_master(server: RedisServer) -> bool:
@@ -122,5 +164,5 @@ def _is_master(server: RedisServer) -> bool:
     try:
         with server.client(retry=once) as client:
             return bool(client.info("replication")["role"] == "master")
-    except redis.ConnectionError:
+    except redis.RedisError:
         return False
