@@ -17,6 +17,7 @@ from resonate.bus.redis_connection import Connection
 from resonate.bus.redis_orders import ANSWERS, Command, Orders, entry
 from resonate.bus.redis_wire import LinkError, Wire
 from resonate.bus.resp import Refusal, pack
+from resonate.shard.cluster.entries import MAX_BYTES
 from resonate.shard.cluster.store import (
     Append,
     Bury,
@@ -36,8 +37,8 @@ from resonate.shard.cluster.store import (
 )
 
 #: Bytes that have not been sent, and orders that have not been answered: Redis does not keep up with more. After a
-#: break each log is read, all at once.
-MOST_BYTES: Final = 64 * 2**20
+#: break each log is read, all at once. The longest entry fits, also with a cached event, and behind another one.
+MOST_BYTES: Final = 3 * MAX_BYTES
 MOST_OPEN: Final = 1_000_000
 #: Kinds of errors that are logged once each; further ones only count.
 MOST_KINDS: Final = 50

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from resonate.bus import redis_scripts as scripts
 from resonate.bus.redis_address import Place
 from resonate.bus.resp import pack
+from resonate.shard.cluster.entries import MAX_BYTES
 from resonate.shard.cluster.names import log_name
 from resonate.shard.cluster.store import (
     PAGE,
@@ -34,8 +35,6 @@ from resonate.shard.cluster.store import (
     Unindex,
 )
 
-#: Bytes of an entry: an event and what we put around it are never more.
-LONGEST_ENTRY: Final = 2**20 + 64 * 1024
 #: Digits of either part of an id.
 _DIGITS: Final = 20
 
@@ -248,7 +247,7 @@ def _identity(place: int) -> bytes:
 def entry(log: str, message: bytes) -> Entry:
     """What a message on a log's channel says. Raises ValueError for what is none of ours."""
     identity, space, content = message.partition(b" ")
-    if not space or len(content) > LONGEST_ENTRY:
+    if not space or len(content) > MAX_BYTES:
         raise ValueError
     return Entry(log, position(identity), content)
 

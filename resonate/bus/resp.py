@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from resonate.errors import ResonateError
+from resonate.shard.cluster.entries import MAX_BYTES
 
-#: Bytes of one string: no reply to an order of ours has a longer one.
-LONGEST: Final = 64 * 2**20
+#: Bytes of one string: an entry, and before it the id with which it is told.
+LONGEST: Final = MAX_BYTES + 64
 #: Bytes of a line that says what comes.
 LONGEST_LINE: Final = 64 * 1024
 

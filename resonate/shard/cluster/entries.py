@@ -12,7 +12,7 @@ import orjson
 
 from resonate.errors import ResonateError
 
-#: The longest entry that is looked into, in bytes: no request is as long.
+#: The longest entry that is taken from the store, in bytes: of all hosts and by whatever way. No request is as long.
 MAX_BYTES: Final = 64 * 1024 * 1024
 _PLAIN, _SEALED = b"1", b"2"
 _SEAL_BYTES: Final = 32
