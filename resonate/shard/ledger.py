@@ -94,7 +94,8 @@ class Ledger:
         self._bequests: deque[tuple[int, str, int, Inherit]] = deque()  # (place, origin, seq, what): to be held
         self._inherited: deque[tuple[str, int]] = deque(maxlen=ORIGINS)  # the same of what is held already
         self._stable = 0
-        self._positions: dict[tuple[str, str], int] = {}  # how far in each channel's log this worker has heard
+        #: How far in each channel's log this worker has heard.
+        self._positions = {(app, channel): position for app, channel, position in past.positions}
         self.received = 0  # the number of the last parcel
 
     @property

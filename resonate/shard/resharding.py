@@ -16,6 +16,7 @@ def resharded(worker: str, ledgers: Sequence[Ledger], shards: int, now: float) -
     """
     first = max(ledger.next for ledger in ledgers)  # other hosts have heard numbers of requests before these
     pasts = [Declaration([], [], [], [], first, []) for _ in range(shards)]
+    places: list[list[tuple[str, str, int]]] = [[] for _ in range(shards)]
     for ledger in ledgers:
         held = ledger.declaration(now)
         for app in held.apps:
@@ -24,7 +25,9 @@ def resharded(worker: str, ledgers: Sequence[Ledger], shards: int, now: float) -
             pasts[home_of_channel(channel.app, channel.channel, shards)].channels.append(channel)
         for event in held.cached:
             pasts[home_of_channel(event[0], event[1], shards)].cached.append(event)
-    made = [Ledger(worker, past) for past in pasts]
+        for app_id, name, position in held.positions:
+            places[home_of_channel(app_id, name, shards)].append((app_id, name, position))
+    made = [Ledger(worker, past._replace(positions=tuple(at))) for past, at in zip(pasts, places, strict=True)]
     for ledger in ledgers:
         for (app_id, name), users in ledger.beliefs():
             made[home_of_channel(app_id, name, shards)].believe(app_id, name, users)
