@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -149,6 +149,32 @@ def test_a_redis_that_never_answers_is_no_redis(unready: Callable[[Place], End])
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         end = unready(Place(port=deaf.getsockname()[1], patience=0.3))
         assert "Timeout" in end.until_lost()
+
+
+ODD = (b"+OK", b":1", b"*1\r\n$1\r\nx", b"*1\r\n:7", b"*1\r\n*3\r\n:0\r\n:16383\r\n:1", b"*1\r\n*1\r\n+x")
+
+
+@pytest.mark.parametrize("answer", ODD)
+def test_whatever_answers_it_is_tried_again(unready: Callable[[Place], End], answer: bytes) -> None:
+    asked = [0]
+
+    def serve(listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                peer, _ = listening.accept()
+                asked[0] += 1
+                with peer:
+                    while peer.recv(4096):
+                        peer.sendall(answer + b"\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = threading.Thread(target=serve, args=(listening,), daemon=True)
+        serving.start()
+        end = unready(Place(port=listening.getsockname()[1], cluster=True, patience=1))
+        assert end.until_lost() == "what answers there is no Redis that we know"
+        end.until(lambda _: asked[0] >= 3)
+        listening.shutdown(socket.SHUT_RDWR)
+        serving.join(20)
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -292,7 +318,7 @@ def test_the_longest_entry_is_the_same_everywhere() -> None:
     longest = b"1" * 20 + b"-1 " + bytes(MAX_BYTES)
     (told,) = Reader().feed(b"$%d\r\n%b\r\n" % (len(longest), longest))
     assert len(entry_of(LOG, told).entry) == MAX_BYTES < MOST_BYTES // 2
-    with pytest.raises(ValueError):  # noqa: PT011 - it has no text
+    with pytest.raises(ValueError):
         entry_of(LOG, longest + b"x")
 
 
