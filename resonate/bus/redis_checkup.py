@@ -109,7 +109,8 @@ def connection(server: Server, shared: bool) -> tuple[Connection, str]:
         else:
             options = address(told.url, told.host, told.port, told.username, told.password, server.restart_database)
     except (ResonateError, redis.RedisError, OSError) as error:
-        raise CheckupError(f"nobody says where it is: {plain(str(error))}", isinstance(error, redis.AuthenticationError)) from None
+        reason = f"nobody says where it is: {plain(str(error))}"
+        raise CheckupError(reason, isinstance(error, redis.AuthenticationError)) from None
     return Connection(options, place), f"{where(options)}, database {options['db']}"
 
 

@@ -192,7 +192,7 @@ class Keeper:
     def _attempt(self) -> None:
         try:
             made = connect(self._place, self._nodes)
-        except Exception as error:  # noqa: BLE001 - whatever an odd answer leads to: the thread has to live on
+        except Exception as error:
             self.outcomes.put(_told(error))
             self._wanted.set()
         else:

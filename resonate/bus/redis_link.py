@@ -14,7 +14,7 @@ from redis.crc import key_slot
 
 from resonate.bus.redis_address import Place, plain
 from resonate.bus.redis_connection import Connection
-from resonate.bus.redis_orders import ANSWERS, Command, Orders, entry
+from resonate.bus.redis_orders import ANSWERS, PARTIAL_ANSWERS, Command, Orders, entry
 from resonate.bus.redis_wire import LinkError, Wire
 from resonate.bus.resp import Refusal, pack
 from resonate.shard.cluster.entries import MAX_BYTES
@@ -182,13 +182,16 @@ class Link:
 
     def _answer(self, kind: type[Any], ref: int | None, reply: Any) -> None:
         value = None
+        odd: list[bytes] = []
         if isinstance(reply, Refusal):
             self._refused(kind, reply)
         else:
             try:
-                value = ANSWERS[kind](reply)
+                value = PARTIAL_ANSWERS[kind](reply, odd) if kind in PARTIAL_ANSWERS else ANSWERS[kind](reply)
             except (ValueError, TypeError, LookupError):
                 self._complain(f"{kind.__name__}: what lies there is none of ours")
+        for _ in odd:
+            self._complain(f"{kind.__name__}: a field is no text")
         if ref is not None:
             self._reports.append(Reply(ref, value))
 

@@ -343,17 +343,20 @@ def test_a_key_of_somebody_else_is_refused_and_said_once(
     assert works(end, "app/b")
 
 
-def test_values_of_somebody_else_are_left_out(redis: RedisServer, unready: Callable[[Place], End]) -> None:
+def test_values_of_somebody_else_are_left_out(
+    redis: RedisServer, unready: Callable[[Place], End], lines: Lines
+) -> None:
     with redis.client() as client:
         client.xadd(KEY, {"theirs": "x"})
         client.xadd(KEY, {"e": "x", "more": "y"})
         client.hset("reverb:{app/}:counts", mapping={"p1": "x", "p2": "1 x", "p3": "3 2"})
-        client.hset("reverb:{app/}:channels:p3", mapping={"a": "x", "b": "2"})
-        client.hset("reverb:{app/b}:members", mapping={b"\xff": b"x"})
+        client.hset("reverb:{app/}:channels:p3", mapping={b"a": b"x", b"b": b"2", b"\xff": b"1"})
+        client.hset("reverb:{app/b}:members", mapping={b"\xff": b"x", b"p ann": b"y"})
     end = unready(Place(port=redis.port)).until_ready()
     assert [entry for _, entry in end.ask(Read, LOG, 0, False).entries] == [b"x"]
     assert end.ask(Tally, "app", "") == Sum(3, 2, {"b": 2})
-    assert end.ask(Look, "app/b") is None
+    assert end.ask(Look, "app/b").members == [("p ann", b"y")]
+    assert lines.count("a field is no text") == 2  # once for each kind
     assert end.losses == []
 
 
