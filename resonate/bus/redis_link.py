@@ -249,27 +249,22 @@ class Link:
 
     # --- each turn ---------------------------------------------------------------------------------------------------
 
-    def read(self, ready: set[int], now: float) -> tuple[list[Report], bool]:
-        """What has come over connections that are ready, and whether there is more that the poll does not know of.
+    def read(self, ready: set[int], now: float) -> list[Report]:
+        """What has come over connections that are ready.
 
         Raises LinkError; what had come before is lost then, as if it had not.
         """
-        more = False
         for node in self._nodes:
             if node.orders.descriptor in ready:
-                replies, rest = node.orders.read(now)
-                more |= rest
-                for reply in replies:
+                for reply in node.orders.read(now):
                     self._reply(node, reply)
             if node.listener.descriptor in ready:
-                messages, rest = node.listener.read(now)
-                more |= rest
-                for message in messages:
+                for message in node.listener.read(now):
                     self._hear(node, message)
         self._watch(now)
         self._flush()
         reports, self._reports = self._reports, []
-        return reports, more
+        return reports
 
     def _reply(self, node: Node, reply: Any) -> None:
         if isinstance(reply, Refusal) and _ROLE.search(reply.text):
