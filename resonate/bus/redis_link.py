@@ -201,9 +201,12 @@ class Link:
     def _complain(self, text: str) -> None:
         """About data in Redis: once for each kind, otherwise it may be said for each event."""
         self._counters["refused"] += 1
+        self._tell_once(f"Redis has refused an order; further ones are only counted. {text}")
+
+    def _tell_once(self, text: str) -> None:
         if text not in self._kinds and len(self._kinds) < MOST_KINDS:
             self._kinds.add(text)
-            self._log.error("Redis has refused an order; further ones are only counted. %s", text)
+            self._log.error("%s", text)
 
     # --- followed logs -----------------------------------------------------------------------------------------------
 
@@ -240,6 +243,7 @@ class Link:
                 self._reports.append(entry(self._orders.log(channel), content))
             except ValueError:
                 self._counters["dropped_messages"] += 1
+                self._tell_once("Redis has told us what is none of ours; further messages are only counted")
         elif kind in (b"subscribe", b"ssubscribe"):
             self._followed(self._orders.log(channel))
         elif node.leaving[channel] > 1:

@@ -305,6 +305,18 @@ def test_garbage_on_the_channel_is_dropped_and_counted(
     assert hosts.stores[0].counters["dropped_messages"] == dropped + len(published)
 
 
+def test_a_message_that_is_dropped_is_logged_once(
+    redis: RedisServer, unready: Callable[[Place], End], lines: Lines
+) -> None:
+    end = unready(Place(port=redis.port)).until_ready()
+    end.follow(LOG)
+    redis.do("PUBLISH", KEY, "garbage")
+    redis.do("PUBLISH", KEY, "garbage")
+    assert works(end)
+    assert lines.count("none of ours") == 1
+    assert lines.count("garbage") == 0
+
+
 def test_a_long_entry_is_heard_and_read(hosts: RedisHosts, follower: End) -> None:
     """As long as a request may be is for `max_request_size` to say."""
     heard = len(follower.heard(LOG))
