@@ -45,8 +45,8 @@ class Place:
     sentinel_password: str | None = field(default=None, repr=False)
     ca_file: str | None = None
     prefix: str = "reverb"
-    log_length: int = 1000
-    log_seconds: int = 3600
+    log_length: int = Scaling.log_length
+    log_seconds: int = Scaling.log_seconds
     patience: float = 2.0
 
     @classmethod

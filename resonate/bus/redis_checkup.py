@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import redis
 
-from resonate.bus.redis_address import Place, address, where
+from resonate.bus.redis_address import Place, address, plain, where
 from resonate.bus.redis_connection import Connection, locate
 from resonate.bus.redis_orders import Orders
 from resonate.errors import ResonateError
@@ -109,7 +109,8 @@ def connection(server: Server, shared: bool) -> tuple[Connection, str]:
         else:
             options = address(told.url, told.host, told.port, told.username, told.password, server.restart_database)
     except (ResonateError, redis.RedisError, OSError) as error:
-        raise CheckupError(f"nobody says where it is: {error}", isinstance(error, redis.AuthenticationError)) from None
+        reason = f"nobody says where it is: {plain(str(error))}"
+        raise CheckupError(reason, isinstance(error, redis.AuthenticationError)) from None
     return Connection(options, place), f"{where(options)}, database {options['db']}"
 
 
@@ -127,11 +128,11 @@ def examine(
         connection.connect()
         return _Asked(connection).checkup(needed, clock, ticks)
     except redis.AuthenticationError as error:
-        raise CheckupError(str(error), True) from None
+        raise CheckupError(plain(str(error)), True) from None
     except redis.TimeoutError:
         raise CheckupError(f"no answer within {PATIENCE_S:g} s", False) from None
     except (redis.RedisError, OSError) as error:
-        raise CheckupError(str(error), False) from None
+        raise CheckupError(plain(str(error)), False) from None
     except (ValueError, LookupError):
         raise CheckupError("what answers there is no Redis that we know", False) from None
     finally:
@@ -196,12 +197,12 @@ class _Asked:
         """In a transaction that never comes to its end a command is checked, and not done."""
         begun = self._answer("MULTI")
         if isinstance(begun, Exception):
-            return {"MULTI": str(begun)}
+            return {"MULTI": plain(str(begun))}
         found: dict[str, str] = {}
         for words in needed:
             answer = self._answer(*words)
             if isinstance(answer, redis.exceptions.NoPermissionError) or "unknown command" in str(answer):
-                found[" ".join(words[:2]) if words[0] in _CONTAINERS else words[0]] = str(answer)
+                found[" ".join(words[:2]) if words[0] in _CONTAINERS else words[0]] = plain(str(answer))
         return found
 
 

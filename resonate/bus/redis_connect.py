@@ -192,7 +192,7 @@ class Keeper:
     def _attempt(self) -> None:
         try:
             made = connect(self._place, self._nodes)
-        except (redis.RedisError, ResonateError, OSError, ValueError, LookupError) as error:
+        except Exception as error:
             self.outcomes.put(_told(error))
             self._wanted.set()
         else:

@@ -14,7 +14,7 @@ from redis.crc import key_slot
 
 from resonate.bus.redis_address import Place, plain
 from resonate.bus.redis_connection import Connection
-from resonate.bus.redis_orders import ANSWERS, Command, Orders, entry
+from resonate.bus.redis_orders import ANSWERS, PARTIAL_ANSWERS, Command, Orders, entry
 from resonate.bus.redis_wire import LinkError, Wire
 from resonate.bus.resp import Refusal, pack
 from resonate.shard.cluster.entries import MAX_BYTES
@@ -182,13 +182,16 @@ class Link:
 
     def _answer(self, kind: type[Any], ref: int | None, reply: Any) -> None:
         value = None
+        odd: list[bytes] = []
         if isinstance(reply, Refusal):
             self._refused(kind, reply)
         else:
             try:
-                value = ANSWERS[kind](reply)
+                value = PARTIAL_ANSWERS[kind](reply, odd) if kind in PARTIAL_ANSWERS else ANSWERS[kind](reply)
             except (ValueError, TypeError, LookupError):
                 self._complain(f"{kind.__name__}: what lies there is none of ours")
+        for _ in odd:
+            self._complain(f"{kind.__name__}: a field is no text")
         if ref is not None:
             self._reports.append(Reply(ref, value))
 
@@ -198,9 +201,12 @@ class Link:
     def _complain(self, text: str) -> None:
         """About data in Redis: once for each kind, otherwise it may be said for each event."""
         self._counters["refused"] += 1
+        self._tell_once(f"Redis has refused an order; further ones are only counted. {text}")
+
+    def _tell_once(self, text: str) -> None:
         if text not in self._kinds and len(self._kinds) < MOST_KINDS:
             self._kinds.add(text)
-            self._log.error("Redis has refused an order; further ones are only counted. %s", text)
+            self._log.error("%s", text)
 
     # --- followed logs -----------------------------------------------------------------------------------------------
 
@@ -237,6 +243,7 @@ class Link:
                 self._reports.append(entry(self._orders.log(channel), content))
             except ValueError:
                 self._counters["dropped_messages"] += 1
+                self._tell_once("Redis has told us what is none of ours; further messages are only counted")
         elif kind in (b"subscribe", b"ssubscribe"):
             self._followed(self._orders.log(channel))
         elif node.leaving[channel] > 1:
@@ -246,27 +253,22 @@ class Link:
 
     # --- each turn ---------------------------------------------------------------------------------------------------
 
-    def read(self, ready: set[int], now: float) -> tuple[list[Report], bool]:
-        """What has come over connections that are ready, and whether there is more that the poll does not know of.
+    def read(self, ready: set[int], now: float) -> list[Report]:
+        """What has come over connections that are ready.
 
         Raises LinkError; what had come before is lost then, as if it had not.
         """
-        more = False
         for node in self._nodes:
             if node.orders.descriptor in ready:
-                replies, rest = node.orders.read(now)
-                more |= rest
-                for reply in replies:
+                for reply in node.orders.read(now):
                     self._reply(node, reply)
             if node.listener.descriptor in ready:
-                messages, rest = node.listener.read(now)
-                more |= rest
-                for message in messages:
+                for message in node.listener.read(now):
                     self._hear(node, message)
         self._watch(now)
         self._flush()
         reports, self._reports = self._reports, []
-        return reports, more
+        return reports
 
     def _reply(self, node: Node, reply: Any) -> None:
         if isinstance(reply, Refusal) and _ROLE.search(reply.text):

@@ -252,19 +252,30 @@ def entry(log: str, message: bytes) -> Entry:
     return Entry(log, position(identity), content)
 
 
-def _page(reply: Any) -> Page:
+def _page(reply: Any, odd: list[bytes]) -> Page:
     entries, last, members, cached, left_ms = reply
     return Page(
         [(position(identity), fields[1]) for identity, fields in entries if fields[0] == b"e"],
         position(last),
-        None if members is None else [(_text(name), value) for name, value in _pairs(members)],
+        None if members is None else _named(members, odd),
         None if cached is None else (cached, max(1, math.ceil(left_ms / 1000))),
     )
 
 
-def _sum(reply: Any) -> Sum:
+def _sum(reply: Any, odd: list[bytes]) -> Sum:
     connected, attached, *channels = reply
-    return Sum(connected, attached, {_text(channel): count for channel, count in _pairs(channels) if count})
+    return Sum(connected, attached, {channel: count for channel, count in _named(channels, odd) if count})
+
+
+def _named(flat: Sequence[Any], odd: list[bytes]) -> list[tuple[str, Any]]:
+    """Fields with their values; what is no text goes among the odd: it spoils nothing but itself."""
+    found = []
+    for name, value in _pairs(flat):
+        try:
+            found.append((_text(name), value))
+        except ValueError:
+            odd.append(name)
+    return found
 
 
 def _nothing(reply: Any) -> None:
@@ -282,11 +293,8 @@ ANSWERS: Final[dict[type[Any], Callable[[Any], Any]]] = {
     Say: _nothing,
     Join: position,
     Leave: position,
-    Read: _page,
-    Look: _page,
     Count: _nothing,
     Admit: tuple,
-    Tally: _sum,
     Arrive: lambda now_ms: int(now_ms) << 16,
     Renew: bool,
     Index: _nothing,
@@ -294,3 +302,6 @@ ANSWERS: Final[dict[type[Any], Callable[[Any], Any]]] = {
     Parties: lambda reply: {_text(party): bool(lives) for party, lives in _pairs(reply)},
     Logs: lambda reply: [log.decode() for log in reply],
 }
+
+#: The same for answers with fields in them. What is left out of those is put into the list.
+PARTIAL_ANSWERS: Final[dict[type[Any], Callable[[Any, list[bytes]], Any]]] = {Read: _page, Look: _page, Tally: _sum}

@@ -75,12 +75,9 @@ class RedisStore:
         reports: list[Report] = []
         if self._link is not None:
             try:
-                reports, more = self._link.read(ready, now)
+                reports = self._link.read(ready, now)
             except LinkError as error:
                 self._lose(str(error))
-            else:
-                if more:
-                    self._tell()
         lost, self._reports = self._reports, []
         return reports + lost + self._outcomes(now)
 

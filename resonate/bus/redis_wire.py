@@ -11,7 +11,7 @@ from resonate.bus.redis_connection import Connection
 from resonate.bus.resp import ProtocolError, Reader, pack
 from resonate.errors import ResonateError
 
-#: Bytes to read at once, and in one turn: then it is for others.
+#: Bytes to read at once, more than a record of TLS has; and in one turn: then it is for others.
 CHUNK: Final = 256 * 1024
 TURN: Final = 2**20
 #: Bytes to send at once; commands are joined up to here.
@@ -80,8 +80,8 @@ class Wire:
             if sent < len(data):
                 self._out.appendleft(data[sent:])
 
-    def read(self, now: float) -> tuple[list[Any], bool]:
-        """Replies that have come, and whether there is more that the poll does not know of. Raises LinkError."""
+    def read(self, now: float) -> list[Any]:
+        """Replies that have come. Of what remains the poll knows: TLS is read by whole records. Raises LinkError."""
         replies: list[Any] = []
         size = 0
         try:
@@ -101,7 +101,7 @@ class Wire:
             raise LinkError(str(error)) from None
         if size:
             self._heard_at, self._asked_at = now, None
-        return replies, isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+        return replies
 
     def watch(self, now: float) -> bool:
         """Look whether it lives; whether a PING has gone out, whose reply will come. Raises LinkError.

@@ -23,11 +23,10 @@ class ProtocolError(ResonateError):
 
 
 class Refusal:
-    """An error that Redis answers with; `code` is its first word."""
+    """An error that Redis answers with."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.code = text.partition(" ")[0]
 
 
 def pack(parts: Iterable[bytes]) -> bytes:

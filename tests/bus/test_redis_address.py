@@ -8,6 +8,7 @@ import pytest
 
 from resonate.bus.redis_address import AddressError, Place, address, sentinels
 from resonate.bus.redis_connection import locate
+from resonate.scaling import Scaling
 
 SECRET = "hunter2"
 
@@ -58,6 +59,10 @@ def test_a_url_that_cannot_be_read_is_not_quoted(url: str) -> None:
     with pytest.raises(AddressError) as caught:
         locate(place)
     assert SECRET not in f"{caught.value} {place} {place!r}"
+
+
+def test_what_holds_by_itself_is_what_the_configuration_says() -> None:
+    assert Place() == Place.of(Scaling())
 
 
 def test_no_password_in_a_text() -> None:

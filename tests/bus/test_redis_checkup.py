@@ -114,6 +114,34 @@ def test_a_password_is_wanted(server: RedisServer, client: redis.Redis, password
     assert not any(secret in str(raised.value) for secret in ("hunter2", "wrong"))
 
 
+def test_a_password_that_redis_quotes_is_not_told(tmp_path: Path) -> None:
+    """It quotes the words of a command that it does not know."""
+    with RedisServer(tmp_path, "--rename-command", "AUTH", "another") as server, pytest.raises(CheckupError) as raised:
+        checkup(server, password="hunter2")
+    assert "unknown command" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_nor_where_a_sentinel_quotes_it(server: RedisServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        quoting = threading.Thread(target=_quote, args=(listening,), daemon=True)
+        quoting.start()
+        place = Redis(sentinel_master="main", sentinels=(f"127.0.0.1:{listening.getsockname()[1]}",))
+        with pytest.raises(CheckupError) as raised:
+            connection(Server(scaling=Scaling(enabled=True, redis=place)), True)
+        quoting.join(20)
+    assert "nobody says where it is: unknown command" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+def _quote(listening: socket.socket) -> None:
+    """Answer each command of one client with an error that quotes a password."""
+    peer, _ = listening.accept()
+    with peer:
+        while peer.recv(4096):
+            peer.sendall(b"-ERR unknown command 'x', with args beginning with: 'hunter2' \r\n")
+
+
 def test_nobody_there() -> None:
     made, place = connection(Server(scaling=Scaling(redis=Redis(port=(port := free_port())))), True)
     with pytest.raises(CheckupError) as raised:

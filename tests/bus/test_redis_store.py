@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -152,6 +152,32 @@ def test_a_redis_that_never_answers_is_no_redis(unready: Callable[[Place], End])
         assert "Timeout" in end.until_lost()
 
 
+ODD = (b"+OK", b":1", b"*1\r\n$1\r\nx", b"*1\r\n:7", b"*1\r\n*3\r\n:0\r\n:16383\r\n:1", b"*1\r\n*1\r\n+x")
+
+
+@pytest.mark.parametrize("answer", ODD)
+def test_whatever_answers_it_is_tried_again(unready: Callable[[Place], End], answer: bytes) -> None:
+    asked = [0]
+
+    def serve(listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                peer, _ = listening.accept()
+                asked[0] += 1
+                with peer:
+                    while peer.recv(4096):
+                        peer.sendall(answer + b"\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = threading.Thread(target=serve, args=(listening,), daemon=True)
+        serving.start()
+        end = unready(Place(port=listening.getsockname()[1], cluster=True, patience=1))
+        assert end.until_lost() == "what answers there is no Redis that we know"
+        end.until(lambda _: asked[0] >= 3)
+        listening.shutdown(socket.SHUT_RDWR)
+        serving.join(20)
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_connection_that_is_cut_one_way_is_lost(
     redis: RedisServer, unready: Callable[[Place], End], which: int
@@ -280,6 +306,18 @@ def test_garbage_on_the_channel_is_dropped_and_counted(
     assert hosts.stores[0].counters["dropped_messages"] == dropped + len(published)
 
 
+def test_a_message_that_is_dropped_is_logged_once(
+    redis: RedisServer, unready: Callable[[Place], End], lines: Lines
+) -> None:
+    end = unready(Place(port=redis.port)).until_ready()
+    end.follow(LOG)
+    redis.do("PUBLISH", KEY, "garbage")
+    redis.do("PUBLISH", KEY, "garbage")
+    assert works(end)
+    assert lines.count("none of ours") == 1
+    assert lines.count("garbage") == 0
+
+
 def test_a_long_entry_is_heard_and_read(hosts: RedisHosts, follower: End) -> None:
     """As long as a request may be is for `max_request_size` to say."""
     heard = len(follower.heard(LOG))
@@ -318,17 +356,20 @@ def test_a_key_of_somebody_else_is_refused_and_said_once(
     assert works(end, "app/b")
 
 
-def test_values_of_somebody_else_are_left_out(redis: RedisServer, unready: Callable[[Place], End]) -> None:
+def test_values_of_somebody_else_are_left_out(
+    redis: RedisServer, unready: Callable[[Place], End], lines: Lines
+) -> None:
     with redis.client() as client:
         client.xadd(KEY, {"theirs": "x"})
         client.xadd(KEY, {"e": "x", "more": "y"})
         client.hset("reverb:{app/}:counts", mapping={"p1": "x", "p2": "1 x", "p3": "3 2"})
-        client.hset("reverb:{app/}:channels:p3", mapping={"a": "x", "b": "2"})
-        client.hset("reverb:{app/b}:members", mapping={b"\xff": b"x"})
+        client.hset("reverb:{app/}:channels:p3", mapping={b"a": b"x", b"b": b"2", b"\xff": b"1"})
+        client.hset("reverb:{app/b}:members", mapping={b"\xff": b"x", b"p ann": b"y"})
     end = unready(Place(port=redis.port)).until_ready()
     assert [entry for _, entry in end.ask(Read, LOG, 0, False).entries] == [b"x"]
     assert end.ask(Tally, "app", "") == Sum(3, 2, {"b": 2})
-    assert end.ask(Look, "app/b") is None
+    assert end.ask(Look, "app/b").members == [("p ann", b"y")]
+    assert lines.count("a field is no text") == 2  # once for each kind
     assert end.losses == []
 
 
