@@ -250,6 +250,9 @@ class ShardProcess:
     def _beat(self) -> None:
         now = time.monotonic()
         self._exchange.beat(now)
+        if self._store is not None:
+            dropped = self._store.counters["refused"] + self._store.counters["dropped_messages"]
+            self._exchange.counters["scaling"]["refused"] += dropped
         for notice in self._exchange.notices():
             self._log.warning("%s", notice)
         for worker, reason in self._exchange.given_up(now, self._timeout_s).items():

@@ -362,7 +362,7 @@ class Cluster:
     def _paged(self, log: Log, page: Page | None, now: float) -> None:
         if self._following.logs.get(log.name) is not log or log.feed.state is not State.READING:
             return
-        if page is None:  # somebody has put something else there
+        if page is None or self._following.is_ahead(page.last, now):  # somebody has put something else there
             self._notices.append(f"the log {log.name} cannot be read: see what lies in Redis under that name")
             page = Page([], log.feed.position or 0, None, None)
         after = self._following.page(log, page, now)

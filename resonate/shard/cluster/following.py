@@ -16,6 +16,8 @@ from resonate.shard.cluster.store import Follow, Order, Page, Read
 from resonate.shard.cluster.waiting import Signal
 from resonate.shard.shard import Outgoing
 
+#: How far ahead of the store's clock an entry may be, in milliseconds: after a failover that may be another.
+AHEAD_MS: Final = 3_600_000
 #: How long a log is followed that nobody needs any more, in seconds: reconnects must not make it flap.
 LINGER_S: Final = 1.0
 
@@ -131,6 +133,10 @@ class Following:
             return (int(now * 1000) + self._wall_ms) * PER_MS - 1
         return (self._latest // PER_MS + int((now - self._latest_at) * 1000)) * PER_MS - 1
 
+    def is_ahead(self, position: int, now: float) -> bool:
+        """Whether it cannot be a position of now: all after it would seem to have been before."""
+        return position > self._position_at(now) + AHEAD_MS * PER_MS
+
     def arrived(self, position: int, now: float) -> None:
         """So late it is in the store, whose clock may be another than before."""
         self._latest, self._latest_at = position, now
@@ -173,6 +179,10 @@ class Following:
 
     def entry(self, name: str, position: int, data: bytes, now: float) -> None:
         """A new entry."""
+        if self.is_ahead(position, now):
+            self.refusals += 1
+            self.refused = f"{name}: an entry of a time to come"
+            return
         self.seen(position, now)
         log = self.logs.get(name)
         if log is not None:

@@ -19,7 +19,7 @@ from resonate.messages import (
     Subscribed,
     Unsubscribe,
 )
-from resonate.shard.cluster.store import PAGE, Reply
+from resonate.shard.cluster.store import PAGE, Entry, Reply
 from tests.shard.cluster.world import Host, Worker, ask, settle
 from tests.support.memory_store import MemoryStore
 
@@ -183,3 +183,13 @@ def test_a_log_longer_than_a_page_is_read_after_an_outage(pair: Pair) -> None:
 def test_replies_that_nobody_waits_for_are_harmless(pair: Pair) -> None:
     pair.hosts[0].exchange.report([Reply(10**9, None), Reply(10**9 + 1, (1, 2))], pair.now)
     pair.settle()
+
+
+def test_an_entry_of_a_time_to_come_silences_nobody(pair: Pair) -> None:
+    pair.subscribe(0, "news")
+    pair.settle()
+    pair.hosts[0].exchange.report([Entry("app/news", 1 << 62, b"junk")], pair.now)
+    ask(pair.workers[1], Publish(7, "app", "news", b"event", None, 0))
+    pair.settle()
+    assert [event.payload for event in pair.of(0, Publication)] == [b"event"]
+    assert pair.hosts[0].cluster.figures()["refused"] == 1
