@@ -98,6 +98,7 @@ class Caller(Peer):
     def __init__(self, streams: Streams, server: Server, name: str) -> None:
         super().__init__(streams.crowd, server)
         self._out.clear()
+        streams.crowd.watch(self, False)  # else each turn finds it ready to write nothing
         self.streams, self.server, self.name = streams, server, name
         self.waiting: tuple[str, int, float] | None = None  # channel, number, when it was asked
 
