@@ -170,7 +170,7 @@ OUTAGES: Final = {
     "one-way": Outage(_one_way, 30.0, edges=True),
     "other-way": Outage(_other_way, 30.0, edges=True),
     "latency": Outage(_latency, place={"distant": True}, together=True),
-    "host-kill": Outage(_host_kill, edges=True, closes=True, together=True),
+    "host-kill": Outage(_host_kill, place={"scaling": {"lease": 5}}, edges=True, closes=True, together=True),
     "host-cut": Outage(_host_cut, 30.0, edges=True),
     "sentinel": Outage(_sentinel, place={"store": "sentinels"}),
     "cluster": Outage(_cluster, place={"store": "cluster"}),
