@@ -46,6 +46,8 @@ def configuration(apps: Sequence[Mapping[str, object]], server: Mapping[str, obj
 
 #: With how many workers and shards `resonate start` runs, where a test does not say: the suites hold for any number.
 WORKERS = os.environ.get("TEST_WORKERS", "1")
+#: Connections by which all workers are most likely met, for each of them.
+LOOKS: Final = 6
 SHARDS = os.environ.get("TEST_SHARDS", "1")
 #: How many of them are one `Server`, behind a balancer: the suites hold for several hosts, too.
 HOSTS = int(os.environ.get("TEST_HOSTS", "1"))
@@ -88,6 +90,8 @@ class Server:
         self.port = self._own_port = port or free_port()
         self.host = host
         self.directory = directory
+        workers = {**_environment(), **(env or {})}["RESONATE_WORKERS"] if command is None else "1"
+        self._looks = LOOKS * int(workers) if workers.isdigit() and workers != "1" else 1
         self.scheme = scheme
         self.up = up
         self.peers: list[Server] = []
@@ -144,6 +148,10 @@ class Server:
     def _ready(self) -> bool:
         if self.process.poll() is not None:
             raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
+        return all(self._says_so() for _ in range(self._looks))
+
+    def _says_so(self) -> bool:
+        """Whether a worker, of those that there are, is ready."""
         try:
             with socket.create_connection((self.host, self._own_port), timeout=5) as probe:
                 if self.scheme == "https":
