@@ -67,11 +67,14 @@ def balanced(hosts: int, workers: int, without: Sequence[str] = ()) -> Part:
 
 
 SYSTEM: Final = ("tests/system", "tests/clients", "tests/browser")
+#: What is about several hosts.
+HOSTS: Final = tuple(f"tests/system/test_{name}.py" for name in ("hosts", "outages", "alone", "envelope"))
 #: The longest first.
 PARTS: Final = (
-    Part("whole servers", ["tests/system"], {}),
+    Part("whole servers", ["tests/system", *(f"--ignore={file}" for file in HOSTS)], {}),
     Part("cores and processes", ["tests", *(f"--ignore={folder}" for folder in SYSTEM)], {}),
     Part("clients and browsers", ["tests/clients", "tests/browser"], {}),
+    Part("several hosts", HOSTS, {}),
     suites(4, 2),
     balanced(2, 1, without=["tests/system/test_http.py"]),  # it waits long, and of one connection: the matrix has it
 )
