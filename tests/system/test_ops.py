@@ -470,8 +470,7 @@ def test_supervisord_reloads_and_stops(directory: Path) -> None:
     (directory / "supervisord.conf").write_text(SUPERVISORD.format(directory=directory))
     # Not on its path: the folder `supervisor` of the checkout has its name.
     env = {"PYTHONPATH": "", "TMPDIR": str(directory)}
-    server = Server(directory, command=["supervisord", "-c", str(directory / "supervisord.conf")], env=env)
-    server.port = port
+    server = Server(directory, command=["supervisord", "-c", str(directory / "supervisord.conf")], env=env, port=port)
 
     def control(*words: str) -> subprocess.CompletedProcess[str]:
         return run(["supervisorctl", "-c", str(directory / "supervisord.conf"), *words], directory, {})
