@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 from resonate.bus.directory import RunDirectory, pid_of
@@ -28,6 +29,9 @@ def successor(server: Server) -> int:
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
+#: By then the master has seen that a worker is ready, in seconds.
+SEEN_S = 2.0
+
 
 def half_ready(server: Server) -> tuple[int, int]:
     """A new master with two workers, one of which was stopped before it was ready: it, and the other worker.
@@ -41,6 +45,8 @@ def half_ready(server: Server) -> tuple[int, int]:
         (other,) = set(children(new)) - {stopped}
         eventually(lambda: other in workers_of(server))  # noqa: B023
         if stopped not in workers_of(server):
+            since = time.monotonic()  # a worker reports itself each second, and is seen to be ready then
+            eventually(lambda: time.monotonic() > since + SEEN_S)  # noqa: B023
             return stopped, other
         os.kill(stopped, signal.SIGCONT)
         eventually(lambda: "the old master has gone" in server.log())
