@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -410,17 +411,21 @@ def test_counts_of_somebody_else_are_none(redis: RedisServer, unready: Callable[
 def test_a_burial_that_was_broken_off_is_ended_by_another(redis: RedisServer, unready: Callable[[Place], End]) -> None:
     """Whoever it is: a party with many channels is buried in slices, and its burier may die between any two."""
     end, other = (unready(Place(port=redis.port)).until_ready() for _ in range(2))
-    names = [f"channel-{number}" for number in range(5 * SLICE)]
+    names = [f"channel-{number}" for number in range(9 * SLICE)]
     for count, party in ((2, "p"), (3, "q")):
         end.ask(Arrive, party, 60.0)
         for begin in range(0, len(names), SLICE):
             end.ask(Count, party, "app", 9, 8, dict.fromkeys(names[begin : begin + SLICE], count))
     with redis.client() as client:
+
+        def enough(slices: int, _: object) -> bool:
+            stats = client.info("commandstats")
+            return "cmdstat_evalsha" in stats and stats["cmdstat_evalsha"]["calls"] >= slices
+
         for slices in (1, 2):
             client.config_resetstat()
             end.order(Bury(1000, "p"))
-            while client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"] < slices:
-                end.take()
+            end.until(partial(enough, slices))
             client.client_kill_filter(_type="normal", skipme=True)
             end.until_lost(slices)
             end.until_mended()

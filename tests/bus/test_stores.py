@@ -297,7 +297,8 @@ def test_no_more_are_admitted_than_the_limit_over_all_parties(hosts: Hosts) -> N
     end.ask(Count, "p1", "app", 3, 3, {"a": 3})
     assert other.ask(Admit, "p2", "app", 4, 9, 10) == (3, 3)
     assert other.ask(Admit, "p2", "app", 20, 1, 10) == (0, 3)  # it holds what it holds
-    assert end.ask(Tally, "app") == Sum(23, 3, 3, 1)
+    assert end.ask(Admit, "p1", "app", 3, 1, 10) == (0, 20)
+    assert end.ask(Tally, "app") == Sum(23, 3, 3, 1)  # to ask for places changes nothing else
 
 
 # --- parties ---------------------------------------------------------------------------------------------------------
