@@ -125,7 +125,7 @@ class Scaling:
     log_length: int = 10_000
     log_seconds: int = 300
     queue_bytes: int = 16 * 1024 * 1024
-    queue_seconds: int = 60
+    queue_seconds: int = 120
     outage_publish: int = 200
     outage_health: int = 200
     secret: str | None = field(default=None, repr=False)
