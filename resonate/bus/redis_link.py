@@ -12,11 +12,12 @@ from typing import Any, Final
 
 from redis.crc import key_slot
 
-from resonate.bus.redis_address import Place, plain
+from resonate.bus.redis_address import plain
 from resonate.bus.redis_connection import Connection
 from resonate.bus.redis_orders import ANSWERS, PARTIAL_ANSWERS, TALKS, Command, Orders, Talk, entry
 from resonate.bus.redis_wire import LinkError, Wire
 from resonate.bus.resp import Refusal, pack
+from resonate.scaling import Scaling
 from resonate.shard.cluster.entries import MAX_BYTES
 from resonate.shard.cluster.store import (
     Append,
@@ -96,13 +97,19 @@ class Link:
     """Orders go in, reports come out of `read`. Raises LinkError, after which it can only be closed."""
 
     def __init__(
-        self, made: Made, place: Place, poll: select.epoll, log: logging.Logger, counters: dict[str, int], now: float
+        self,
+        made: Made,
+        scaling: Scaling,
+        poll: select.epoll,
+        log: logging.Logger,
+        counters: dict[str, int],
+        now: float,
     ) -> None:
-        self._orders = Orders(place, made.sharded)
+        self._orders = Orders(scaling, made.sharded)
         self._slots = made.slots
         self._verbs = (b"SSUBSCRIBE", b"SUNSUBSCRIBE") if made.sharded else (b"SUBSCRIBE", b"UNSUBSCRIBE")
         self._nodes = [
-            Node(*(Wire(connection, poll, place.patience, now) for connection in pair)) for pair in made.connections
+            Node(*(Wire(connection, poll, scaling.patience, now) for connection in pair)) for pair in made.connections
         ]
         self._log = log
         self._counters = counters

@@ -8,8 +8,8 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final, NamedTuple
 
 from resonate.bus import redis_scripts as scripts
-from resonate.bus.redis_address import Place
 from resonate.bus.resp import pack
+from resonate.scaling import Scaling
 from resonate.shard.cluster.entries import MAX_BYTES
 from resonate.shard.cluster.names import log_name
 from resonate.shard.cluster.store import (
@@ -60,18 +60,18 @@ Talk = Generator[Command, Any, Any]
 
 
 class Orders:
-    """Makes commands of orders, with the keys of one place. `sharded`: entries are told by SPUBLISH."""
+    """Makes commands of orders, with the keys of one prefix. `sharded`: entries are told by SPUBLISH."""
 
-    def __init__(self, place: Place, sharded: bool) -> None:
-        self._prefix = f"{_tag(place.prefix)}:{{".encode()
+    def __init__(self, scaling: Scaling, sharded: bool) -> None:
+        self._prefix = f"{_tag(scaling.prefix)}:{{".encode()
         self._begin = len(self._prefix)
-        self.probe = (b"SET", f"{_tag(place.prefix)}:probe".encode(), b"", b"PX", b"1")  # what only a master does
-        self._parties = f"{_tag(place.prefix)}:parties".encode()
-        self.open_channel = place.prefix.encode()  # of the store's word `Say`
+        self.probe = (b"SET", f"{_tag(scaling.prefix)}:probe".encode(), b"", b"PX", b"1")  # what only a master does
+        self._parties = f"{_tag(scaling.prefix)}:parties".encode()
+        self.open_channel = scaling.prefix.encode()  # of the store's word `Say`
         self._append_words = (
             b"SPUBLISH" if sharded else b"PUBLISH",
-            b"%d" % place.log_length,
-            b"%d" % (place.log_seconds * 1000),
+            b"%d" % scaling.log_length,
+            b"%d" % (scaling.log_seconds * 1000),
         )
 
     def commands(self, order: Any) -> tuple[Command, ...]:

@@ -165,7 +165,7 @@ OUTAGES: Final = {
     "none": Outage(_none, together=True),
     "redis-restart": Outage(_redis_restart),
     "redis-wipe": Outage(_redis_wipe),
-    "redis-stop": Outage(_redis_stop, 60.0, place={"scaling": {"queue_seconds": 180}}),
+    "redis-stop": Outage(_redis_stop, 60.0),
     "redis-freeze": Outage(_redis_freeze),
     "one-way": Outage(_one_way, 30.0, edges=True),
     "other-way": Outage(_other_way, 30.0, edges=True),

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonate.bus.redis_address import Place
 from resonate.shard.cluster.names import log_name
 from resonate.shard.cluster.store import (
     PAGE,
@@ -46,7 +45,7 @@ from resonate.shard.cluster.store import (
     Unfollow,
     Unindex,
 )
-from tests.support.redis import RedisServer
+from tests.support.redis import RedisServer, at
 from tests.support.stores import End, MemoryHosts, RedisHosts
 
 Hosts = MemoryHosts | RedisHosts
@@ -71,7 +70,7 @@ def make(request: pytest.FixtureRequest, redis: RedisServer) -> Iterator[Callabl
         if request.param == "memory":
             made.append(MemoryHosts(log_length))
         else:
-            made.append(RedisHosts(Place(port=redis.port, prefix=next(_prefixes), log_length=log_length)))
+            made.append(RedisHosts(at(port=redis.port, prefix=next(_prefixes), log_length=log_length)))
         return made[-1]
 
     yield new
@@ -456,7 +455,7 @@ _ORDERS = st.lists(
 @given(orders=_ORDERS)
 def test_both_stores_answer_the_same(redis: RedisServer, orders: list[Any]) -> None:
     answers = []
-    for make in (MemoryHosts, partial(RedisHosts, Place(port=redis.port, prefix=next(_prefixes)))):
+    for make in (MemoryHosts, partial(RedisHosts, at(port=redis.port, prefix=next(_prefixes)))):
         hosts: Hosts = make()
         end = hosts.end()
         places: dict[str, list[int]] = {A: [0], B: [0]}  # the positions of each log
