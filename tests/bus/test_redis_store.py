@@ -409,9 +409,7 @@ def test_counts_of_somebody_else_are_none(redis: RedisServer, unready: Callable[
         assert client.keys() == []
 
 
-def test_a_burial_that_was_broken_off_is_ended_by_others(
-    redis: RedisServer, unready: Callable[[Scaling], End]
-) -> None:
+def test_a_burial_that_was_broken_off_is_ended_by_others(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
     """Whoever it is: a party with many channels is buried in slices, and its burier may die between any two."""
     end, other = (unready(at(port=redis.port)).until_ready() for _ in range(2))
     names = [f"channel-{number}" for number in range(9 * SLICE)]
