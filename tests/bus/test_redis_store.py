@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import select
@@ -9,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,10 +28,12 @@ from resonate.scaling import Scaling
 from resonate.shard.cluster.entries import MAX_BYTES
 from resonate.shard.cluster.store import (
     PAGE,
+    SLICE,
     Admit,
     Append,
     Arrive,
     Bury,
+    Channels,
     Count,
     Entry,
     Follow,
@@ -46,6 +50,7 @@ from resonate.shard.cluster.store import (
     Reply,
     Said,
     Say,
+    Subscriptions,
     Sum,
     Tally,
     Unfollow,
@@ -343,16 +348,21 @@ def test_a_key_of_somebody_else_is_refused_and_said_once(
     redis.set("reverb:parties", "a string", database=0)
     redis.set("reverb:{app/}:counts", "a string", database=0)
     redis.set("reverb:{p}:apps", "a string", database=0)
+    redis.set("reverb:{shop/}:subscriptions", "a string", database=0)
     end = unready(at(port=redis.port)).until_ready()
     for _ in range(3):
         assert end.ask(Append, LOG, b"presence data", b"", 0) is None
         assert end.ask(Read, LOG, 0, True) is None
         assert end.ask(Parties) is None
         assert end.ask(Renew, "p", 1.0) is None
-        assert end.ask(Tally, "app", "") is None
+        assert end.ask(Tally, "app") is None
+        assert end.ask(Subscriptions, "shop", "a") is None
+        assert end.ask(Channels, "shop", "") is None
+        assert end.ask(Count, "q", "shop", 1, 1, {"a": 1}) is None
         assert end.ask(Bury, "p") is None
+    assert redis.do("EXISTS", "reverb:{shop/}:counts", "reverb:{shop/}:channels:q") == 0  # nothing by halves
     assert end.losses == []
-    assert lines.count("WRONGTYPE") == lines.count("refused an order") == 5
+    assert lines.count("WRONGTYPE") == lines.count("refused an order") == 9
     assert lines.count("presence") == 0
     assert works(end, "app/b")
 
@@ -363,15 +373,119 @@ def test_values_of_somebody_else_are_left_out(
     with redis.client() as client:
         client.xadd(KEY, {"theirs": "x"})
         client.xadd(KEY, {"e": "x", "more": "y"})
-        client.hset("reverb:{app/}:counts", mapping={"p1": "x", "p2": "1 x", "p3": "3 2"})
-        client.hset("reverb:{app/}:channels:p3", mapping={b"a": b"x", b"b": b"2", b"\xff": b"1"})
+        client.hset("reverb:{app/}:counts", mapping={"p1": "x", "p2": "1 x", "p3": "3 2 2", "p4": "-1 1 1"})
+        client.hset("reverb:{app/}:subscriptions", mapping={b"a": b"x", b"b": b"2", b"c": b"-1", b"\xff": b"1"})
         client.hset("reverb:{app/b}:members", mapping={b"\xff": b"x", b"p ann": b"y"})
     end = unready(at(port=redis.port)).until_ready()
     assert [entry for _, entry in end.ask(Read, LOG, 0, False).entries] == [b"x"]
-    assert end.ask(Tally, "app", "") == Sum(3, 2, {"b": 2})
+    assert end.ask(Tally, "app") == Sum(3, 2, 2, 4)
+    assert [end.ask(Subscriptions, "app", channel) for channel in "abc"] == [0, 2, 0]
+    assert end.ask(Channels, "app", "") == {"b": 2}
     assert end.ask(Look, "app/b").members == [("p ann", b"y")]
     assert lines.count("a field is no text") == 2  # once for each kind
     assert end.losses == []
+
+
+GARBAGE = ["x", "-3", "", "1.5", "1e3", "0x10", " 1", "9" * 400, "inf", "nan"]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_counts_of_somebody_else_are_none(redis: RedisServer, unready: Callable[[Scaling], End], garbage: str) -> None:
+    end = unready(at(port=redis.port)).until_ready()
+    end.ask(Count, "p", "app", 2, 1, {"a": 1, "b": 1})
+    end.ask(Count, "q", "app", 2, 1, {"c": 1})
+    with redis.client() as client:
+        client.hset("reverb:{app/}:counts", "p", f"2 1 {garbage}")
+        client.hset("reverb:{app/}:subscriptions", mapping={"a": garbage, "c": garbage})
+        client.hset("reverb:{app/}:channels:p", "b", garbage)
+    assert end.ask(Subscriptions, "app", "a") == 0
+    assert end.ask(Count, "p", "app", 2, 1, {"a": 3}) is None
+    assert end.ask(Subscriptions, "app", "a") == 3  # what it says itself is true
+    assert end.ask(Channels, "app", "") == {"a": 3, "b": 1}
+    end.ask(Bury, "p")
+    assert end.ask(Channels, "app", "") == {"b": 1}  # whose it was nobody knows
+    end.ask(Bury, "q")  # the last
+    with redis.client() as client:
+        assert client.keys() == []
+
+
+def test_a_burial_that_was_broken_off_is_ended_by_others(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
+    """Whoever it is: a party with many channels is buried in slices, and its burier may die between any two."""
+    end, other = (unready(at(port=redis.port)).until_ready() for _ in range(2))
+    names = [f"channel-{number}" for number in range(9 * SLICE)]
+    for count, party in ((2, "p"), (3, "q")):
+        end.ask(Arrive, party, 60.0)
+        for begin in range(0, len(names), SLICE):
+            end.ask(Count, party, "app", 9, 8, dict.fromkeys(names[begin : begin + SLICE], count))
+    with redis.client() as client:
+
+        def enough(slices: int, _: object) -> bool:
+            stats = client.info("commandstats")
+            return "cmdstat_evalsha" in stats and stats["cmdstat_evalsha"]["calls"] >= slices
+
+        for slices in (1, 2):
+            client.config_resetstat()
+            end.order(Bury(1000, "p"))
+            end.until(partial(enough, slices))
+            client.client_kill_filter(_type="normal", skipme=True)
+            end.until_lost(slices)
+            end.until_mended()
+        other.until_mended()
+        left = client.hlen("reverb:{app/}:channels:p")
+        assert 0 < left < len(names)
+        assert end.ask(Tally, "app") == Sum(9, 8, 3 * len(names) + 2 * left, len(names))
+        assert end.ask(Parties) == {"p": True, "q": True}
+        assert other.ask(Bury, "p") is None
+        assert other.ask(Tally, "app") == Sum(9, 8, 3 * len(names), len(names))
+        assert other.ask(Channels, "app", "") == dict.fromkeys(names, 3)
+        other.ask(Bury, "q")
+        assert client.keys() == []
+
+
+def test_a_burial_holds_nobody_up(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
+    """No step of it is about more than a slice; others are served in between, and what they do is right."""
+    end, other = (unready(at(port=redis.port)).until_ready() for _ in range(2))
+    names = [f"channel-{number}" for number in range(10 * SLICE)]
+    for begin in range(0, len(names), SLICE):
+        end.ask(Count, "p", "app", 1, 1, dict.fromkeys(names[begin : begin + SLICE], 1))
+    with redis.client() as client:
+        end.order(Bury(1000, "p"))
+        seen = [len(names)]
+        while not [report for report in end.take() if isinstance(report, Reply) and report.ref == 1000]:
+            seen.append(client.hlen("reverb:{app/}:channels:p"))
+            other.ask(Count, "p", "app", 1, 1, {"new": len(seen)})  # it is there yet
+        assert all(before - left <= SLICE for before, left in itertools.pairwise(seen))
+    said = other.ask(Subscriptions, "app", "new")
+    assert other.ask(Tally, "app").subscriptions == said
+    end.ask(Bury, "p")
+    assert other.ask(Tally, "app") == Sum(0, 0, 0, 0)
+
+
+def test_apps_that_are_no_text_hold_up_no_burial(
+    redis: RedisServer, unready: Callable[[Scaling], End], lines: Lines
+) -> None:
+    end = unready(at(port=redis.port)).until_ready()
+    end.ask(Count, "p", "app", 1, 1, {"a": 1})
+    with redis.client() as client:
+        client.sadd("reverb:{p}:apps", b"\xff")
+    assert end.ask(Bury, "p") is None
+    assert end.ask(Tally, "app") == Sum(0, 0, 0, 0)
+    assert lines.count("a field is no text") == 1
+
+
+def test_counts_are_right_when_redis_has_lost_them(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
+    end = unready(at(port=redis.port)).until_ready()
+    for times in (1, 2):
+        for _ in range(2):
+            end.ask(Count, "p", "app", 3, 2, {"a": 2, "b": 1})
+            end.ask(Count, "q", "app", 3, 2, {"a": 1})
+        assert end.ask(Tally, "app") == Sum(6, 4, 4, 2)
+        assert end.ask(Channels, "app", "") == {"a": 3, "b": 1}
+        redis.stop()
+        end.until_lost(times)
+        redis.start()
+        end.until_ready(times + 1)
+        assert end.ask(Tally, "app") == Sum(0, 0, 0, 0)
 
 
 def test_positions_grow_on_when_a_clock_has_gone_back(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
@@ -497,7 +611,9 @@ def test_a_user_who_may_do_no_more_than_is_needed(
         end.ask(Arrive, "p", 60.0)
         assert end.ask(Renew, "p", 60.0)
         end.ask(Count, "p", "app", 1, 1, {"a": 1})
-        assert end.ask(Tally, "app", "") == Sum(1, 1, {"a": 1})
+        assert end.ask(Tally, "app") == Sum(1, 1, 1, 1)
+        assert end.ask(Subscriptions, "app", "a") == 1
+        assert end.ask(Channels, "app", "") == {"a": 1}
         end.ask(Bury, "p")
         assert end.ask(Parties) == {}
         server.do("ACL", "SETUSER", "ann", "-subscribe")
@@ -585,9 +701,10 @@ def test_a_cluster_whose_masters_change(tmp_path: Path, unready: Callable[[Scali
                 assert end.ask(Append, log, b"x", b"", 0) == other.until_heard(log, heard[log] + 1)[-1].position
             end.ask(Arrive, "p", 60.0)
             end.ask(Count, "p", "app", 1, 1, {"a": 1})
-            assert other.ask(Tally, "app", "") == Sum(1, 1, {"a": 1})
+            assert other.ask(Tally, "app") == Sum(1, 1, 1, 1)
+            assert other.ask(Channels, "app", "") == {"a": 1}
             end.ask(Bury, "p")
-            assert other.ask(Tally, "app", "") == Sum(0, 0, {})
+            assert other.ask(Tally, "app") == Sum(0, 0, 0, 0)
 
         all_work()
         end.follow("app/empty")

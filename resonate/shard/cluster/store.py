@@ -98,7 +98,8 @@ class Look(NamedTuple):
 class Count(NamedTuple):
     """How much the party holds of an app, in place of what was said before. Answered by None.
 
-    `connected` and `attached` connections; subscriptions by channel, of those in `channels` alone: 0 removes one.
+    `connected` and `attached` connections; subscriptions by channel, of those in `channels` alone: 0 removes one. They
+    are SLICE at most.
     """
 
     ref: int
@@ -125,7 +126,25 @@ class Admit(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Answered by a `Sum` of an app over all parties; of its channels only those whose names begin with `prefix`."""
+    """Answered by a `Sum` of an app over all parties."""
+
+    ref: int
+    app: str
+
+
+class Subscriptions(NamedTuple):
+    """Answered by how many there are to a channel over all parties."""
+
+    ref: int
+    app: str
+    channel: str
+
+
+class Channels(NamedTuple):
+    """Answered by the subscriptions over all parties by channel, of those whose names begin with `prefix`.
+
+    That is no matter of one moment: a channel that is occupied all the while is among them, with what it had once.
+    """
 
     ref: int
     app: str
@@ -211,6 +230,8 @@ Order = (
     | Count
     | Admit
     | Tally
+    | Subscriptions
+    | Channels
     | Arrive
     | Renew
     | Index
@@ -240,11 +261,12 @@ class Page(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """Connections, those with a subscription, and subscriptions by channel: those that are occupied, in any order."""
+    """How many connections, of those with a subscription, subscriptions, and channels that are occupied."""
 
     connected: int
     attached: int
-    channels: dict[str, int]
+    subscriptions: int
+    channels: int
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------
@@ -291,3 +313,5 @@ Report = Ready | Lost | Followed | Entry | Said | Reply
 
 #: Entries of a page.
 PAGE = 500
+#: Channels of one `Count`: of an app that has more it takes several.
+SLICE = 1000
