@@ -95,7 +95,6 @@ class Process:
     started_at: float
     since: float
     state: State = State.STARTING
-    booted: bool = False
     heard_at: float | None = None
     heir: int = 0
 
@@ -117,7 +116,6 @@ class Process:
     def take(self, step: Step, now: float) -> None:
         """Move on."""
         self.state, self.since = TRANSITIONS[self.state][step], now
-        self.booted = self.booted or step is Step.BOOT
 
 
 @dataclass

@@ -5,7 +5,7 @@ What it was asked to spawn, and did not, it is asked for again: nothing here wai
 
 Workers come in generations. One serves; during a reload there are its heirs beside it, until all of them are ready and
 serve in its place, or one fails and all of them go. One rule is for everybody who goes, whatever the cause: whose slot
-another one has is told at once, others yield first; and who has served bequeaths its connections to one that serves.
+another one has is told at once, others yield first; and all bequeath their connections, if there are any, to one that serves.
 
 During a succession there is another master beside this one: a *neighbour*. The new one begins with nobody that serves,
 and with heirs, as in a reload. When they are ready the old one gives way: it wants no workers any more, and those that
@@ -407,19 +407,23 @@ class Roster:
             all_wanted |= generation.slots
 
     def _steer(self) -> Iterator[Steer]:
-        """New connections wait in the queue of a slot whose worker boots; so they go to others while there are any.
+        """New connections wait in the queue of a slot whose worker boots; so they go to others while there are any: to
+        such as are wanted, or else to those that go when one of these is ready.
 
         A slot that only heirs have gets none: they may have to go. One master decides: who has workers that serve.
         """
         if self.stopping or not self.serving.workers:
             return
         wanted = set(self.wanted)
-        ready, starting = (
-            {process.slot for process in self._workers if process.place in wanted and process.state is state}
-            & self.serving.slots
-            for state in (State.READY, State.STARTING)
+        ready = [process for process in self._workers if process.state is State.READY]
+        starting = [process for process in self._workers if process.state is State.STARTING]
+        preferred = (
+            [process for process in ready if process.place in wanted],
+            ready,
+            [process for process in starting if process.place in wanted],
         )
-        slots = frozenset(ready or starting or self.serving.slots)
+        found = ({process.slot for process in some} & self.serving.slots for some in preferred)
+        slots = frozenset(next(filter(None, found), self.serving.slots))
         if slots != self._steered:
             self._steered = slots
             yield Steer(slots)
@@ -427,50 +431,60 @@ class Roster:
     def _moves(self, now: float) -> Iterator[Bequeath | Kill]:
         """Everybody moves on before it is said who inherits: an heir that is given up now is none."""
         wanted = set(self.wanted)
-        steps = {}
+        steps: dict[int, Step] = {}
         for process in self.processes.values():
-            step = steps[process.pid] = self._next_step(process, process.place in wanted, now)
-            if step is not None:
-                process.take(step, now)
+            self._move(process, self._giving_up(process, now), now, steps)
         for process in self.processes.values():
-            step = steps[process.pid]
+            self._move(process, self._parting(process, process.place in wanted, now), now, steps)
+        for process in self.processes.values():
+            step = steps.get(process.pid)
             if process.state is State.RETIRING and (step is Step.RETIRE or process.heir):
                 yield from self._bequeath(process)
             if step in SIGNALS:
                 yield Kill(process.pid, SIGNALS[step])
 
-    def _next_step(self, process: Process, wanted: bool, now: float) -> Step | None:
-        lasts_s = now - process.since
+    def _move(self, process: Process, step: Step | None, now: float, steps: dict[int, Step]) -> None:
+        if step is not None:
+            process.take(step, now)
+            steps[process.pid] = step
+
+    def _giving_up(self, process: Process, now: float) -> Step | None:
+        """Of one that does not do as it should."""
+        match process.state:
+            case State.RETIRING if now >= self._killed_at(process):
+                return Step.KILL
+            case State.ABORTED if now - process.since >= ABORT_GRACE_S:
+                return Step.KILL
+            case State.STARTING | State.READY | State.YIELDING | State.RETIRING if self._silent(process, now):
+                return Step.ABORT
+        return None
+
+    def _parting(self, process: Process, wanted: bool, now: float) -> Step | None:
+        """Of one that is not wanted."""
         manned = process.slot in self.serving.slots or process.slot in self._neighbouring
         match process.state:
             case State.STARTING | State.READY if not wanted and not (manned or self._at_once(process)):
                 return Step.YIELD
             case State.STARTING | State.READY if not wanted and self._may_go(process):
                 return Step.RETIRE
-            case State.YIELDING if self.stopping or (lasts_s >= YIELD_S and self._may_go(process)):
+            case State.YIELDING if self.stopping or (now - process.since >= YIELD_S and self._may_go(process)):
                 return Step.RETIRE
-            case State.RETIRING if now >= self._killed_at(process):
-                return Step.KILL
-            case State.ABORTED if lasts_s >= ABORT_GRACE_S:
-                return Step.KILL
-            case State.STARTING | State.READY | State.YIELDING | State.RETIRING if self._silent(process, now):
-                return Step.ABORT
         return None
 
     def _at_once(self, process: Process) -> bool:
         return self.stopping or process.role is Role.SHARD
 
     def _may_go(self, process: Process) -> bool:
-        """Who has served serves on until there is somebody to inherit."""
-        return self._at_once(process) or not process.booted or bool(self.inheritors())
+        """Who serves does so until there is somebody to inherit. Who boots may have accepted somebody, too."""
+        return self._at_once(process) or bool(self.inheritors())
 
     def _bequeath(self, process: Process) -> Iterator[Bequeath]:
-        """Name an heir for one that has served, or another one in place of one that does not serve any more.
+        """Name an heir for one that goes, or another one in place of one that does not serve any more.
 
         Until there is another the name stays: whose heir has died waits. In a stop there is nobody to wait for.
         """
         heirs = self.inheritors()
-        if process.role is Role.SHARD or not process.booted or process.heir in heirs:
+        if process.role is Role.SHARD or process.heir in heirs:
             return
         bequests = Counter(it.heir for it in self.processes.values() if it.state is State.RETIRING)
         best = min(heirs, key=lambda heir: (heirs[heir] != process.slot, bequests[heir]), default=0)
