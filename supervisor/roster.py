@@ -5,7 +5,7 @@ What it was asked to spawn, and did not, it is asked for again: nothing here wai
 
 Workers come in generations. One serves; during a reload there are its heirs beside it, until all of them are ready and
 serve in its place, or one fails and all of them go. One rule is for everybody who goes, whatever the cause: whose slot
-another one has is told at once, others yield first; and all bequeath their connections, if there are any, to one that serves.
+another one has is told at once, others yield first; and everybody bequeaths its connections to one that serves.
 
 During a succession there is another master beside this one: a *neighbour*. The new one begins with nobody that serves,
 and with heirs, as in a reload. When they are ready the old one gives way: it wants no workers any more, and those that
