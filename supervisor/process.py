@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 
 #: A life shorter than this is a quick death; the first is followed by a new process at once, the others by a pause.
 QUICK_DEATH_S: Final = 10.0
+#: A worker may be silent for this long while it imports what it hosts, if `worker_timeout` is shorter.
+BOOT_S: Final = 60.0
 
 
 class Role(Enum):
@@ -116,6 +118,25 @@ class Process:
     def take(self, step: Step, now: float) -> None:
         """Move on."""
         self.state, self.since = TRANSITIONS[self.state][step], now
+
+    def silent(self, now: float) -> bool:
+        """Whether it has given no sign of life for too long."""
+        if self.role is Role.SHARD:  # the workers watch shards once they can talk to them
+            return self.state is State.STARTING and now - self.started_at > BOOT_S
+        timeout = self.limits.worker_timeout_s
+        if self.heard_at is None:
+            return now - self.started_at > max(timeout, BOOT_S)
+        return now - self.heard_at > timeout
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A process has gone. `expected`: because it was told to. `retry_in_s`: when it is replaced; None: it is not."""
+
+    process: Process
+    expected: bool
+    killed: bool
+    retry_in_s: float | None
 
 
 @dataclass

@@ -14,14 +14,13 @@ it has bequeath their connections to the neighbour's.
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
-from resonate.supervisor.generation import Generation, Progress, Reload, Turn, bounded
-from resonate.supervisor.process import SIGNALS, Backoff, Limits, Place, Process, Role, State, Step
+from resonate.supervisor.actions import Action, Bequeath, Kill, Release, Spawn, Steer
+from resonate.supervisor.generation import Generation, Neighbour, Progress, Reload, Turn, bounded
+from resonate.supervisor.process import SIGNALS, Backoff, Exit, Limits, Place, Process, Role, State, Step
 
 LONGEST_PAUSE_S: Final = 30.0
 #: The same for a shard: without it nobody is served.
@@ -33,74 +32,8 @@ ABORT_GRACE_S: Final = 1.0
 SHARD_GRACE_S: Final = 3.0
 #: What remains of a stop after a second SIGINT or SIGQUIT.
 HURRY_S: Final = 2.0
-#: A worker may be silent for this long while it imports what it hosts, if `worker_timeout` is shorter.
-BOOT_S: Final = 60.0
 #: Where nobody was before. That of shards changes only with their number: they outlive reloads.
 FIRST: Final = 1
-
-
-# --- what is to be done ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Spawn:
-    """Start a process; `spawned` or `failed` is expected."""
-
-    place: Place
-
-
-@dataclass(frozen=True)
-class Bequeath:
-    """The connections of one worker go to another; 0: to nobody any more. The first has been told to go, or is next."""
-
-    pid: int
-    heir: int
-
-
-@dataclass(frozen=True)
-class Kill:
-    """Send a signal."""
-
-    pid: int
-    signal: signal.Signals
-
-
-@dataclass(frozen=True)
-class Steer:
-    """New connections go to the workers in these slots."""
-
-    slots: frozenset[int]
-
-
-@dataclass(frozen=True)
-class Release:
-    """Nobody will accept on this slot's socket any more: close it."""
-
-    slot: int
-
-
-Action: TypeAlias = Spawn | Bequeath | Kill | Steer | Release
-
-
-@dataclass(frozen=True)
-class Exit:
-    """A process has gone. `expected`: because it was told to. `retry_in_s`: when it is replaced; None: it is not."""
-
-    process: Process
-    expected: bool
-    killed: bool
-    retry_in_s: float | None
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """Another master in the same run directory. `workers` are its ready ones: pid -> slot.
-
-    `senior`: it was there before this one, and the shards are its own; otherwise they are ours.
-    """
-
-    senior: bool
-    workers: Mapping[int, int] = field(default_factory=dict)
 
 
 class Roster:
@@ -416,13 +349,9 @@ class Roster:
             return
         wanted = set(self.wanted)
         ready = [process for process in self._workers if process.state is State.READY]
-        starting = [process for process in self._workers if process.state is State.STARTING]
-        preferred = (
-            [process for process in ready if process.place in wanted],
-            ready,
-            [process for process in starting if process.place in wanted],
-        )
-        found = ({process.slot for process in some} & self.serving.slots for some in preferred)
+        ours = [process for process in ready if process.place in wanted]
+        booting = [it for it in self._workers if it.state is State.STARTING and it.place in wanted]
+        found = ({process.slot for process in some} & self.serving.slots for some in (ours, ready, booting))
         slots = frozenset(next(filter(None, found), self.serving.slots))
         if slots != self._steered:
             self._steered = slots
@@ -432,10 +361,12 @@ class Roster:
         """Everybody moves on before it is said who inherits: an heir that is given up now is none."""
         wanted = set(self.wanted)
         steps: dict[int, Step] = {}
-        for process in self.processes.values():
-            self._move(process, self._giving_up(process, now), now, steps)
-        for process in self.processes.values():
-            self._move(process, self._parting(process, process.place in wanted, now), now, steps)
+        for decide in (self._giving_up, self._parting):
+            for process in self.processes.values():
+                step = decide(process, wanted, now)
+                if step is not None:
+                    process.take(step, now)
+                    steps[process.pid] = step
         for process in self.processes.values():
             step = steps.get(process.pid)
             if process.state is State.RETIRING and (step is Step.RETIRE or process.heir):
@@ -443,29 +374,25 @@ class Roster:
             if step in SIGNALS:
                 yield Kill(process.pid, SIGNALS[step])
 
-    def _move(self, process: Process, step: Step | None, now: float, steps: dict[int, Step]) -> None:
-        if step is not None:
-            process.take(step, now)
-            steps[process.pid] = step
-
-    def _giving_up(self, process: Process, now: float) -> Step | None:
+    def _giving_up(self, process: Process, wanted: set[Place], now: float) -> Step | None:
         """Of one that does not do as it should."""
         match process.state:
             case State.RETIRING if now >= self._killed_at(process):
                 return Step.KILL
             case State.ABORTED if now - process.since >= ABORT_GRACE_S:
                 return Step.KILL
-            case State.STARTING | State.READY | State.YIELDING | State.RETIRING if self._silent(process, now):
+            case State.STARTING | State.READY | State.YIELDING | State.RETIRING if process.silent(now):
                 return Step.ABORT
         return None
 
-    def _parting(self, process: Process, wanted: bool, now: float) -> Step | None:
+    def _parting(self, process: Process, wanted: set[Place], now: float) -> Step | None:
         """Of one that is not wanted."""
         manned = process.slot in self.serving.slots or process.slot in self._neighbouring
+        unwanted = process.place not in wanted
         match process.state:
-            case State.STARTING | State.READY if not wanted and not (manned or self._at_once(process)):
+            case State.STARTING | State.READY if unwanted and not (manned or self._at_once(process)):
                 return Step.YIELD
-            case State.STARTING | State.READY if not wanted and self._may_go(process):
+            case State.STARTING | State.READY if unwanted and self._may_go(process):
                 return Step.RETIRE
             case State.YIELDING if self.stopping or (now - process.since >= YIELD_S and self._may_go(process)):
                 return Step.RETIRE
@@ -498,14 +425,6 @@ class Roster:
             return process.since + (0.0 if process.generation != self._shards_generation else SHARD_GRACE_S)
         by = process.since + process.limits.graceful_timeout_s
         return by if self._stop_by is None else min(by, self._stop_by)
-
-    def _silent(self, process: Process, now: float) -> bool:
-        if process.role is Role.SHARD:  # the workers watch shards once they can talk to them
-            return process.state is State.STARTING and now - process.started_at > BOOT_S
-        timeout = process.limits.worker_timeout_s
-        if process.heard_at is None:
-            return now - process.started_at > max(timeout, BOOT_S)
-        return now - process.heard_at > timeout
 
     def _releases(self) -> Iterator[Release]:
         """A socket that two masters have is closed for both."""

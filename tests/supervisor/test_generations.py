@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from resonate.supervisor import diagram
+from resonate.supervisor.actions import Bequeath, Kill, Release, Spawn, Steer
 from resonate.supervisor.generation import PHASES, Phase, Reload, Turn
 from resonate.supervisor.process import Limits, Role, State
-from resonate.supervisor.roster import HURRY_S, YIELD_S, Bequeath, Kill, Release, Spawn, Steer
+from resonate.supervisor.roster import HURRY_S, YIELD_S
 
 from tests.supervisor.world import GRACEFUL_S, HEALTH_S, TIMEOUT_S, World
 

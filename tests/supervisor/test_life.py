@@ -7,9 +7,9 @@ import signal
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from resonate.supervisor.actions import Bequeath, Kill, Release, Spawn, Steer
 from resonate.supervisor.generation import Phase
 from resonate.supervisor.process import Process, Role, State
-from resonate.supervisor.roster import Bequeath, Kill, Release, Spawn, Steer
 
 from tests.supervisor.world import HEALTH_S, World
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from resonate.supervisor.generation import Phase
+from resonate.supervisor.actions import Bequeath, Kill, Release, Spawn, Steer
+from resonate.supervisor.generation import Neighbour, Phase
 from resonate.supervisor.process import Role, State
-from resonate.supervisor.roster import YIELD_S, Bequeath, Kill, Neighbour, Release, Spawn, Steer
+from resonate.supervisor.roster import YIELD_S
 
 from tests.supervisor.world import HEALTH_S, World
 
