@@ -18,7 +18,9 @@ class Spawn:
 
 @dataclass(frozen=True)
 class Bequeath:
-    """The connections of one worker go to another; 0: to nobody any more. The first has been told to go, or is next."""
+    """The connections of one worker go to another; 0: to nobody any more. The first has been told to go, or is next, or
+    its master may die.
+    """
 
     pid: int
     heir: int

@@ -88,7 +88,7 @@ class Limits:
 class Process:
     """One that has been spawned and not yet reaped. `since` is when it came into its state.
 
-    `heir` is the pid of the worker that its connections go to, now that it has been told to go; 0 for none.
+    `heir` is the pid of the worker that its connections go to, now that it goes, or if its master dies; 0 for none.
     """
 
     place: Place

@@ -371,6 +371,8 @@ class Roster:
             step = steps.get(process.pid)
             if process.state is State.RETIRING and (step is Step.RETIRE or process.heir):
                 yield from self._bequeath(process)
+            elif process.state in (State.STARTING, State.READY) and process.role is Role.WORKER:
+                yield from self._provide(process)
             if step in SIGNALS:
                 yield Kill(process.pid, SIGNALS[step])
 
@@ -413,11 +415,24 @@ class Roster:
         heirs = self.inheritors()
         if process.role is Role.SHARD or process.heir in heirs:
             return
-        bequests = Counter(it.heir for it in self.processes.values() if it.state is State.RETIRING)
-        best = min(heirs, key=lambda heir: (heirs[heir] != process.slot, bequests[heir]), default=0)
+        best = self._best(heirs, process)
         if best or (self.stopping and process.heir):
             process.heir = best
-            yield Bequeath(process.pid, process.heir)
+            yield Bequeath(process.pid, best)
+
+    def _provide(self, process: Process) -> Iterator[Bequeath]:
+        """A new master may be killed before it serves: so its workers know from the start to whom they turn then."""
+        provided = self.neighbour is not None and self.neighbour.senior and not self.serving.workers
+        heirs = self.inheritors() if provided else {}
+        best = process.heir if process.heir in heirs else self._best(heirs, process)
+        if best != process.heir:
+            process.heir = best
+            yield Bequeath(process.pid, best)
+
+    def _best(self, heirs: Mapping[int, int], process: Process) -> int:
+        """Who is in its slot, or has been named least; 0 where there is nobody."""
+        bequests = Counter(it.heir for it in self.processes.values())
+        return min(heirs, key=lambda heir: (heirs[heir] != process.slot, bequests[heir]), default=0)
 
     def _killed_at(self, process: Process) -> float:
         """When a retiring process has had its time."""

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,8 +55,17 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def half_ready(server: Server, way: Way) -> tuple[int, int]:
-    """Two new workers, one of which was stopped before it was ready: it, and the other one.
+@contextmanager
+def two_workers(directory: Path) -> Iterator[Server]:
+    with (
+        tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as private,
+        cluster(directory, Kind("own", 1), 2, server={"run_dir": private, "drain_timeout": 10}) as server,
+    ):
+        yield server
+
+
+def half_ready(server: Server, way: Way) -> tuple[int, int, int]:
+    """Two new workers, one of which was stopped before it was ready: their master, it, and the other one.
 
     That may come too late on a busy machine; then others are tried.
     """
@@ -70,7 +81,7 @@ def half_ready(server: Server, way: Way) -> tuple[int, int]:
         os.kill(stopped, signal.SIGSTOP)
         eventually(lambda: other in workers_of(server))  # noqa: B023
         if stopped not in workers_of(server):
-            return stopped, other
+            return master, stopped, other
         os.kill(stopped, signal.SIGCONT)
         eventually(lambda: server.log().count(way.done) > finished)  # noqa: B023
 
@@ -78,13 +89,9 @@ def half_ready(server: Server, way: Way) -> tuple[int, int]:
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.number.name)
 def test_what_new_workers_have_accepted_is_handed_to_the_old_ones(tmp_path: Path, way: Way) -> None:
     """Also by one that nobody has seen to be ready."""
-    with (
-        tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as private,
-        cluster(tmp_path, Kind("own", 1), 2, server={"run_dir": private, "drain_timeout": 10}) as server,
-        Client(server.host, server.port).established() as there,
-    ):
+    with two_workers(tmp_path) as server, Client(server.host, server.port).established() as there:
         there.subscribed("chat")
-        stopped, ready = half_ready(server, way)
+        _, stopped, ready = half_ready(server, way)
         before = set(workers_of(server)) - {ready}
         (client,) = clients_on(server, ready)
         kill(stopped)
@@ -93,11 +100,28 @@ def test_what_new_workers_have_accepted_is_handed_to_the_old_ones(tmp_path: Path
             eventually(lambda: re.search(way.failed, server.log()), within=60)
             eventually(lambda: set(workers_of(server)) == before)
             assert "before all were ready" in server.log()
-            for each, other in ((there, client), (client, there)):
+            for each in (there, client):
                 each.send("pusher:ping")
                 assert each.event() == {"event": "pusher:pong"}
-                assert other.barrier() == []
+                assert each.barrier() == []
             assert re.search(r"handed [1-9]\d* of \d+ connections over", server.log())
+
+
+def test_a_new_master_that_is_killed_before_it_serves_disconnects_nobody(tmp_path: Path) -> None:
+    """Its workers know to whom they turn."""
+    with two_workers(tmp_path) as server:
+        master, stopped, ready = half_ready(server, WAYS[1])
+        before = set(workers_of(server)) - {ready}
+        (client,) = clients_on(server, ready)
+        with client:
+            client.subscribed("chat")
+            kill(master)
+            kill(stopped)
+            eventually(lambda: "this one serves on as before" in server.log())
+            eventually(lambda: set(workers_of(server)) == before)
+            client.send("pusher:ping")
+            assert client.event() == {"event": "pusher:pong"}
+            assert client.barrier() == []
 
 
 def test_what_workers_of_gunicorn_have_accepted_goes_on_to_those_that_follow_at_once(tmp_path: Path) -> None:
