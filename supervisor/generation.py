@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from resonate.supervisor.process import Limits
+from resonate.supervisor.process import Limits, Place, Role
 
 from resonate.settings import MAX_WORKERS
 
@@ -29,6 +29,11 @@ class Generation:
     workers: int
     limits: Limits
     slots: set[int] = field(default_factory=set)
+
+    @property
+    def places(self) -> list[Place]:
+        """Where they are wanted."""
+        return [Place(Role.WORKER, slot, self.number) for slot in sorted(self.slots)]
 
     def assign(self, preferred: Iterable[int], avoided: Collection[int], own: Collection[int]) -> None:
         """Give up the highest slots, or take more: first of `preferred`, then such as are not `avoided`.

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
-#: A life shorter than this is a quick death; the first is followed by a new process at once, the others by a pause.
-QUICK_DEATH_S: Final = 10.0
 #: A worker may be silent for this long while it imports what it hosts, if `worker_timeout` is shorter.
 BOOT_S: Final = 60.0
 
@@ -137,19 +135,3 @@ class Exit:
     expected: bool
     killed: bool
     retry_in_s: float | None
-
-
-@dataclass
-class Backoff:
-    """Of one place."""
-
-    longest_s: float
-    quick_deaths: int = 0
-    not_before: float = float("-inf")
-
-    def died(self, lived_s: float, now: float) -> float:
-        """Note a death; returns the pause before the next life."""
-        self.quick_deaths = self.quick_deaths + 1 if lived_s < QUICK_DEATH_S else 0
-        pause = min(2.0 ** (self.quick_deaths - 2), self.longest_s) if self.quick_deaths > 1 else 0.0
-        self.not_before = now + pause
-        return pause

@@ -19,12 +19,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from resonate.supervisor.actions import Action, Bequeath, Kill, Release, Spawn, Steer
+from resonate.supervisor.backoff import Backoffs
 from resonate.supervisor.generation import Generation, Neighbour, Progress, Reload, Turn, bounded
-from resonate.supervisor.process import SIGNALS, Backoff, Exit, Limits, Place, Process, Role, State, Step
+from resonate.supervisor.process import SIGNALS, Exit, Limits, Place, Process, Role, State, Step
 
-LONGEST_PAUSE_S: Final = 30.0
-#: The same for a shard: without it nobody is served.
-LONGEST_SHARD_PAUSE_S: Final = 2.0
 #: Between the last new connection and SIGTERM: handshakes under way come to their end, and are accepted.
 YIELD_S: Final = 1.0
 #: From SIGABRT to SIGKILL, and from a shard's SIGTERM to SIGKILL.
@@ -59,7 +57,7 @@ class Roster:
         self._resharding = False
         self._open: set[int] = set()  # slots that have a socket
         self._steered: frozenset[int] | None = None
-        self._backoffs: dict[Place, Backoff] = {}
+        self._backoffs = Backoffs()
         self._stop_by: float | None = None  # when workers that have not gone are killed; None: not stopping
 
     # --- another master ----------------------------------------------------------------------------------------------
@@ -180,7 +178,7 @@ class Roster:
         if self._is_heir(spawn.place):
             self._roll_back(f"worker {spawn.place.slot} cannot be started: {why}", now)
             return None
-        return self._backoff(spawn.place).died(0.0, now)
+        return self._backoffs.of(spawn.place).died(0.0, now)
 
     def ready(self, pid: int, now: float) -> None:
         """It has booted."""
@@ -208,10 +206,10 @@ class Roster:
             self._roll_back(f"worker {process.slot} (pid {pid}) {how} before all were ready", now)
             return Exit(process, expected, killed, None)
         if process.place not in self.wanted:
-            self._backoffs.pop(process.place, None)
+            self._backoffs.forget(process.place)
             return Exit(process, expected, killed, None)
         self.restarts[process.role] += 1
-        pause = self._backoff(process.place).died(now - process.started_at, now)
+        pause = self._backoffs.of(process.place).died(now - process.started_at, now)
         return Exit(process, expected, killed, pause)
 
     # --- how it stands -----------------------------------------------------------------------------------------------
@@ -263,7 +261,7 @@ class Roster:
     def unready(self) -> list[Place]:
         """What is needed to serve and has no process that is ready."""
         ready = {process.place for process in self.processes.values() if process.state is State.READY}
-        heirs = () if self._heirs is None else _places(self._heirs)
+        heirs = () if self._heirs is None else self._heirs.places
         return [place for place in self.wanted if place not in ready and place not in heirs]
 
     def inheritors(self) -> dict[int, int]:
@@ -281,9 +279,7 @@ class Roster:
 
     def ready_workers(self, generation: int) -> list[Process]:
         """Those of a generation."""
-        return [
-            process for process in self._workers if process.generation == generation and process.state is State.READY
-        ]
+        return [it for it in self._workers if it.generation == generation and it.state is State.READY]
 
     def progress(self, reload: Reload) -> Progress:
         """How far that reload is."""
@@ -318,7 +314,7 @@ class Roster:
         assert self.reload is not None
         self.reload.take(Turn.PROMOTE, now)
         self.serving, self._heirs = heirs, None
-        self._backoffs = {place: it for place, it in self._backoffs.items() if place.role is Role.SHARD}
+        self._backoffs.forget_workers()
 
     def _roll_back(self, reason: str, now: float) -> None:
         if not self.serving.workers:
@@ -416,18 +412,19 @@ class Roster:
         if process.role is Role.SHARD or process.heir in heirs:
             return
         best = self._best(heirs, process)
-        if best or (self.stopping and process.heir):
-            process.heir = best
-            yield Bequeath(process.pid, best)
+        if best or self.stopping:
+            yield from self._named(process, best)
 
     def _provide(self, process: Process) -> Iterator[Bequeath]:
         """A new master may be killed before it serves: so its workers know from the start to whom they turn then."""
         provided = self.neighbour is not None and self.neighbour.senior and not self.serving.workers
         heirs = self.inheritors() if provided else {}
-        best = process.heir if process.heir in heirs else self._best(heirs, process)
-        if best != process.heir:
-            process.heir = best
-            yield Bequeath(process.pid, best)
+        yield from self._named(process, process.heir if process.heir in heirs else self._best(heirs, process))
+
+    def _named(self, process: Process, heir: int) -> Iterator[Bequeath]:
+        if heir != process.heir:
+            process.heir = heir
+            yield Bequeath(process.pid, heir)
 
     def _best(self, heirs: Mapping[int, int], process: Process) -> int:
         """Who is in its slot, or has been named least; 0 where there is nobody."""
@@ -455,7 +452,7 @@ class Roster:
             return
         occupied = {process.place for process in self.processes.values()}
         for place in self.wanted:
-            if place not in occupied and now >= self._backoff(place).not_before:
+            if place not in occupied and now >= self._backoffs.of(place).not_before:
                 if place.role is Role.WORKER:
                     self._open.add(place.slot)
                 yield Spawn(place)
@@ -476,7 +473,7 @@ class Roster:
         places = [Place(Role.SHARD, index, self._shards_generation) for index in range(self.shards if shards else 0)]
         if not self.stopping:
             for generation in self._generations:
-                places += _places(generation)
+                places += generation.places
         return places
 
     @property
@@ -485,18 +482,8 @@ class Roster:
         return set() if self.neighbour is None else set(self.neighbour.workers.values())
 
     def _is_heir(self, place: Place) -> bool:
-        return self._heirs is not None and place in _places(self._heirs)
+        return self._heirs is not None and place in self._heirs.places
 
     @property
     def _workers(self) -> list[Process]:
         return [process for process in self.processes.values() if process.role is Role.WORKER]
-
-    def _backoff(self, place: Place) -> Backoff:
-        if place not in self._backoffs:
-            longest_s = LONGEST_SHARD_PAUSE_S if place.role is Role.SHARD else LONGEST_PAUSE_S
-            self._backoffs[place] = Backoff(longest_s)
-        return self._backoffs[place]
-
-
-def _places(generation: Generation) -> list[Place]:
-    return [Place(Role.WORKER, slot, generation.number) for slot in sorted(generation.slots)]
