@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from resonate.supervisor.application import Application
 from resonate.supervisor.control import Line
-from resonate.supervisor.generation import Phase
+from resonate.supervisor.generation import Neighbour, Phase
 from resonate.supervisor.listeners import Listeners, socket_of
 from resonate.supervisor.premises import SHARED, Premises
 from resonate.supervisor.process import Role
-from resonate.supervisor.roster import Neighbour, Roster
+from resonate.supervisor.roster import Roster
 from resonate.supervisor.succession import Office, Told
 from resonate.supervisor.wire import Wire
 

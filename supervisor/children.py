@@ -19,10 +19,10 @@ from typing import Any, Final, NoReturn
 
 from gunicorn import util
 from resonate.supervisor import errands, signals
+from resonate.supervisor.actions import Spawn
 from resonate.supervisor.application import Application
 from resonate.supervisor.listeners import Listeners, Listening, socket_of
-from resonate.supervisor.process import Role
-from resonate.supervisor.roster import Exit, Spawn
+from resonate.supervisor.process import Exit, Role
 
 from resonate.bus.directory import RunDirectory
 from resonate.scaling import Scaling

@@ -1,14 +1,14 @@
-"""Generations of workers, and how one follows another: the table of a reload. No I/O."""
+"""Generations of workers, and how one follows another: the table of a reload; whose else there are. No I/O."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from resonate.supervisor.process import Limits
+from resonate.supervisor.process import Limits, Place, Role
 
 from resonate.settings import MAX_WORKERS
 
@@ -30,6 +30,11 @@ class Generation:
     limits: Limits
     slots: set[int] = field(default_factory=set)
 
+    @property
+    def places(self) -> list[Place]:
+        """Where they are wanted."""
+        return [Place(Role.WORKER, slot, self.number) for slot in sorted(self.slots)]
+
     def assign(self, preferred: Iterable[int], avoided: Collection[int], own: Collection[int]) -> None:
         """Give up the highest slots, or take more: first of `preferred`, then such as are not `avoided`.
 
@@ -41,6 +46,17 @@ class Generation:
         candidates = dict.fromkeys(itertools.chain(sorted(preferred), free))
         usable = (slot for slot in candidates if slot not in self.slots and slot not in own)
         self.slots.update(itertools.islice(usable, self.workers - len(self.slots)))
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another master in the same run directory. `workers` are its ready ones: pid -> slot.
+
+    `senior`: it was there before this one, and the shards are its own; otherwise they are ours.
+    """
+
+    senior: bool
+    workers: Mapping[int, int] = field(default_factory=dict)
 
 
 class Phase(Enum):

@@ -19,6 +19,7 @@ from gunicorn import SERVER_SOFTWARE, util
 from resonate.supervisor import status
 from resonate.supervisor.abdication import Abdication
 from resonate.supervisor.accession import Accession
+from resonate.supervisor.actions import Action, Bequeath, Kill, Release, Spawn, Steer
 from resonate.supervisor.application import Application
 from resonate.supervisor.children import Workers, ending, obituary
 from resonate.supervisor.control import Control, Line, Report
@@ -27,7 +28,7 @@ from resonate.supervisor.process import Process, Role, State
 from resonate.supervisor.readiness import Readiness
 from resonate.supervisor.reloading import Reloading, limits
 from resonate.supervisor.restarting import Restarting
-from resonate.supervisor.roster import Action, Bequeath, Kill, Release, Roster, Spawn, Steer
+from resonate.supervisor.roster import Roster
 from resonate.supervisor.signals import Signals
 from resonate.supervisor.succession import Office
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
-#: A life shorter than this is a quick death; the first is followed by a new process at once, the others by a pause.
-QUICK_DEATH_S: Final = 10.0
+#: A worker may be silent for this long while it imports what it hosts, if `worker_timeout` is shorter.
+BOOT_S: Final = 60.0
 
 
 class Role(Enum):
@@ -86,7 +86,7 @@ class Limits:
 class Process:
     """One that has been spawned and not yet reaped. `since` is when it came into its state.
 
-    `heir` is the pid of the worker that its connections go to, now that it has been told to go; 0 for none.
+    `heir` is the pid of the worker that its connections go to, now that it goes, or if its master dies; 0 for none.
     """
 
     place: Place
@@ -95,7 +95,6 @@ class Process:
     started_at: float
     since: float
     state: State = State.STARTING
-    booted: bool = False
     heard_at: float | None = None
     heir: int = 0
 
@@ -117,20 +116,22 @@ class Process:
     def take(self, step: Step, now: float) -> None:
         """Move on."""
         self.state, self.since = TRANSITIONS[self.state][step], now
-        self.booted = self.booted or step is Step.BOOT
+
+    def silent(self, now: float) -> bool:
+        """Whether it has given no sign of life for too long."""
+        if self.role is Role.SHARD:  # the workers watch shards once they can talk to them
+            return self.state is State.STARTING and now - self.started_at > BOOT_S
+        timeout = self.limits.worker_timeout_s
+        if self.heard_at is None:
+            return now - self.started_at > max(timeout, BOOT_S)
+        return now - self.heard_at > timeout
 
 
-@dataclass
-class Backoff:
-    """Of one place."""
+@dataclass(frozen=True)
+class Exit:
+    """A process has gone. `expected`: because it was told to. `retry_in_s`: when it is replaced; None: it is not."""
 
-    longest_s: float
-    quick_deaths: int = 0
-    not_before: float = float("-inf")
-
-    def died(self, lived_s: float, now: float) -> float:
-        """Note a death; returns the pause before the next life."""
-        self.quick_deaths = self.quick_deaths + 1 if lived_s < QUICK_DEATH_S else 0
-        pause = min(2.0 ** (self.quick_deaths - 2), self.longest_s) if self.quick_deaths > 1 else 0.0
-        self.not_before = now + pause
-        return pause
+    process: Process
+    expected: bool
+    killed: bool
+    retry_in_s: float | None

@@ -5,7 +5,7 @@ What it was asked to spawn, and did not, it is asked for again: nothing here wai
 
 Workers come in generations. One serves; during a reload there are its heirs beside it, until all of them are ready and
 serve in its place, or one fails and all of them go. One rule is for everybody who goes, whatever the cause: whose slot
-another one has is told at once, others yield first; and who has served bequeaths its connections to one that serves.
+another one has is told at once, others yield first; and everybody bequeaths its connections to one that serves.
 
 During a succession there is another master beside this one: a *neighbour*. The new one begins with nobody that serves,
 and with heirs, as in a reload. When they are ready the old one gives way: it wants no workers any more, and those that
@@ -14,18 +14,15 @@ it has bequeath their connections to the neighbour's.
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
-from resonate.supervisor.generation import Generation, Progress, Reload, Turn, bounded
-from resonate.supervisor.process import SIGNALS, Backoff, Limits, Place, Process, Role, State, Step
+from resonate.supervisor.actions import Action, Bequeath, Kill, Release, Spawn, Steer
+from resonate.supervisor.backoff import Backoffs
+from resonate.supervisor.generation import Generation, Neighbour, Progress, Reload, Turn, bounded
+from resonate.supervisor.process import SIGNALS, Exit, Limits, Place, Process, Role, State, Step
 
-LONGEST_PAUSE_S: Final = 30.0
-#: The same for a shard: without it nobody is served.
-LONGEST_SHARD_PAUSE_S: Final = 2.0
 #: Between the last new connection and SIGTERM: handshakes under way come to their end, and are accepted.
 YIELD_S: Final = 1.0
 #: From SIGABRT to SIGKILL, and from a shard's SIGTERM to SIGKILL.
@@ -33,74 +30,8 @@ ABORT_GRACE_S: Final = 1.0
 SHARD_GRACE_S: Final = 3.0
 #: What remains of a stop after a second SIGINT or SIGQUIT.
 HURRY_S: Final = 2.0
-#: A worker may be silent for this long while it imports what it hosts, if `worker_timeout` is shorter.
-BOOT_S: Final = 60.0
 #: Where nobody was before. That of shards changes only with their number: they outlive reloads.
 FIRST: Final = 1
-
-
-# --- what is to be done ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Spawn:
-    """Start a process; `spawned` or `failed` is expected."""
-
-    place: Place
-
-
-@dataclass(frozen=True)
-class Bequeath:
-    """The connections of one worker go to another; 0: to nobody any more. The first has been told to go, or is next."""
-
-    pid: int
-    heir: int
-
-
-@dataclass(frozen=True)
-class Kill:
-    """Send a signal."""
-
-    pid: int
-    signal: signal.Signals
-
-
-@dataclass(frozen=True)
-class Steer:
-    """New connections go to the workers in these slots."""
-
-    slots: frozenset[int]
-
-
-@dataclass(frozen=True)
-class Release:
-    """Nobody will accept on this slot's socket any more: close it."""
-
-    slot: int
-
-
-Action: TypeAlias = Spawn | Bequeath | Kill | Steer | Release
-
-
-@dataclass(frozen=True)
-class Exit:
-    """A process has gone. `expected`: because it was told to. `retry_in_s`: when it is replaced; None: it is not."""
-
-    process: Process
-    expected: bool
-    killed: bool
-    retry_in_s: float | None
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """Another master in the same run directory. `workers` are its ready ones: pid -> slot.
-
-    `senior`: it was there before this one, and the shards are its own; otherwise they are ours.
-    """
-
-    senior: bool
-    workers: Mapping[int, int] = field(default_factory=dict)
 
 
 class Roster:
@@ -126,7 +57,7 @@ class Roster:
         self._resharding = False
         self._open: set[int] = set()  # slots that have a socket
         self._steered: frozenset[int] | None = None
-        self._backoffs: dict[Place, Backoff] = {}
+        self._backoffs = Backoffs()
         self._stop_by: float | None = None  # when workers that have not gone are killed; None: not stopping
 
     # --- another master ----------------------------------------------------------------------------------------------
@@ -247,7 +178,7 @@ class Roster:
         if self._is_heir(spawn.place):
             self._roll_back(f"worker {spawn.place.slot} cannot be started: {why}", now)
             return None
-        return self._backoff(spawn.place).died(0.0, now)
+        return self._backoffs.of(spawn.place).died(0.0, now)
 
     def ready(self, pid: int, now: float) -> None:
         """It has booted."""
@@ -275,10 +206,10 @@ class Roster:
             self._roll_back(f"worker {process.slot} (pid {pid}) {how} before all were ready", now)
             return Exit(process, expected, killed, None)
         if process.place not in self.wanted:
-            self._backoffs.pop(process.place, None)
+            self._backoffs.forget(process.place)
             return Exit(process, expected, killed, None)
         self.restarts[process.role] += 1
-        pause = self._backoff(process.place).died(now - process.started_at, now)
+        pause = self._backoffs.of(process.place).died(now - process.started_at, now)
         return Exit(process, expected, killed, pause)
 
     # --- how it stands -----------------------------------------------------------------------------------------------
@@ -330,7 +261,7 @@ class Roster:
     def unready(self) -> list[Place]:
         """What is needed to serve and has no process that is ready."""
         ready = {process.place for process in self.processes.values() if process.state is State.READY}
-        heirs = () if self._heirs is None else _places(self._heirs)
+        heirs = () if self._heirs is None else self._heirs.places
         return [place for place in self.wanted if place not in ready and place not in heirs]
 
     def inheritors(self) -> dict[int, int]:
@@ -348,9 +279,7 @@ class Roster:
 
     def ready_workers(self, generation: int) -> list[Process]:
         """Those of a generation."""
-        return [
-            process for process in self._workers if process.generation == generation and process.state is State.READY
-        ]
+        return [it for it in self._workers if it.generation == generation and it.state is State.READY]
 
     def progress(self, reload: Reload) -> Progress:
         """How far that reload is."""
@@ -385,7 +314,7 @@ class Roster:
         assert self.reload is not None
         self.reload.take(Turn.PROMOTE, now)
         self.serving, self._heirs = heirs, None
-        self._backoffs = {place: it for place, it in self._backoffs.items() if place.role is Role.SHARD}
+        self._backoffs.forget_workers()
 
     def _roll_back(self, reason: str, now: float) -> None:
         if not self.serving.workers:
@@ -407,19 +336,19 @@ class Roster:
             all_wanted |= generation.slots
 
     def _steer(self) -> Iterator[Steer]:
-        """New connections wait in the queue of a slot whose worker boots; so they go to others while there are any.
+        """New connections wait in the queue of a slot whose worker boots; so they go to others while there are any: to
+        such as are wanted, or else to those that go when one of these is ready.
 
         A slot that only heirs have gets none: they may have to go. One master decides: who has workers that serve.
         """
         if self.stopping or not self.serving.workers:
             return
         wanted = set(self.wanted)
-        ready, starting = (
-            {process.slot for process in self._workers if process.place in wanted and process.state is state}
-            & self.serving.slots
-            for state in (State.READY, State.STARTING)
-        )
-        slots = frozenset(ready or starting or self.serving.slots)
+        ready = [process for process in self._workers if process.state is State.READY]
+        ours = [process for process in ready if process.place in wanted]
+        booting = [it for it in self._workers if it.state is State.STARTING and it.place in wanted]
+        found = ({process.slot for process in some} & self.serving.slots for some in (ours, ready, booting))
+        slots = frozenset(next(filter(None, found), self.serving.slots))
         if slots != self._steered:
             self._steered = slots
             yield Steer(slots)
@@ -427,56 +356,80 @@ class Roster:
     def _moves(self, now: float) -> Iterator[Bequeath | Kill]:
         """Everybody moves on before it is said who inherits: an heir that is given up now is none."""
         wanted = set(self.wanted)
-        steps = {}
+        steps: dict[int, Step] = {}
+        for decide in (self._giving_up, self._parting):
+            for process in self.processes.values():
+                step = decide(process, wanted, now)
+                if step is not None:
+                    process.take(step, now)
+                    steps[process.pid] = step
         for process in self.processes.values():
-            step = steps[process.pid] = self._next_step(process, process.place in wanted, now)
-            if step is not None:
-                process.take(step, now)
-        for process in self.processes.values():
-            step = steps[process.pid]
+            step = steps.get(process.pid)
             if process.state is State.RETIRING and (step is Step.RETIRE or process.heir):
                 yield from self._bequeath(process)
+            elif process.state in (State.STARTING, State.READY) and process.role is Role.WORKER:
+                yield from self._provide(process)
             if step in SIGNALS:
                 yield Kill(process.pid, SIGNALS[step])
 
-    def _next_step(self, process: Process, wanted: bool, now: float) -> Step | None:
-        lasts_s = now - process.since
-        manned = process.slot in self.serving.slots or process.slot in self._neighbouring
+    def _giving_up(self, process: Process, wanted: set[Place], now: float) -> Step | None:
+        """Of one that does not do as it should."""
         match process.state:
-            case State.STARTING | State.READY if not wanted and not (manned or self._at_once(process)):
-                return Step.YIELD
-            case State.STARTING | State.READY if not wanted and self._may_go(process):
-                return Step.RETIRE
-            case State.YIELDING if self.stopping or (lasts_s >= YIELD_S and self._may_go(process)):
-                return Step.RETIRE
             case State.RETIRING if now >= self._killed_at(process):
                 return Step.KILL
-            case State.ABORTED if lasts_s >= ABORT_GRACE_S:
+            case State.ABORTED if now - process.since >= ABORT_GRACE_S:
                 return Step.KILL
-            case State.STARTING | State.READY | State.YIELDING | State.RETIRING if self._silent(process, now):
+            case State.STARTING | State.READY | State.YIELDING | State.RETIRING if process.silent(now):
                 return Step.ABORT
+        return None
+
+    def _parting(self, process: Process, wanted: set[Place], now: float) -> Step | None:
+        """Of one that is not wanted."""
+        manned = process.slot in self.serving.slots or process.slot in self._neighbouring
+        unwanted = process.place not in wanted
+        match process.state:
+            case State.STARTING | State.READY if unwanted and not (manned or self._at_once(process)):
+                return Step.YIELD
+            case State.STARTING | State.READY if unwanted and self._may_go(process):
+                return Step.RETIRE
+            case State.YIELDING if self.stopping or (now - process.since >= YIELD_S and self._may_go(process)):
+                return Step.RETIRE
         return None
 
     def _at_once(self, process: Process) -> bool:
         return self.stopping or process.role is Role.SHARD
 
     def _may_go(self, process: Process) -> bool:
-        """Who has served serves on until there is somebody to inherit."""
-        return self._at_once(process) or not process.booted or bool(self.inheritors())
+        """Who serves does so until there is somebody to inherit. Who boots may have accepted somebody, too."""
+        return self._at_once(process) or bool(self.inheritors())
 
     def _bequeath(self, process: Process) -> Iterator[Bequeath]:
-        """Name an heir for one that has served, or another one in place of one that does not serve any more.
+        """Name an heir for one that goes, or another one in place of one that does not serve any more.
 
         Until there is another the name stays: whose heir has died waits. In a stop there is nobody to wait for.
         """
         heirs = self.inheritors()
-        if process.role is Role.SHARD or not process.booted or process.heir in heirs:
+        if process.role is Role.SHARD or process.heir in heirs:
             return
-        bequests = Counter(it.heir for it in self.processes.values() if it.state is State.RETIRING)
-        best = min(heirs, key=lambda heir: (heirs[heir] != process.slot, bequests[heir]), default=0)
-        if best or (self.stopping and process.heir):
-            process.heir = best
-            yield Bequeath(process.pid, process.heir)
+        best = self._best(heirs, process)
+        if best or self.stopping:
+            yield from self._named(process, best)
+
+    def _provide(self, process: Process) -> Iterator[Bequeath]:
+        """A new master may be killed before it serves: so its workers know from the start to whom they turn then."""
+        provided = self.neighbour is not None and self.neighbour.senior and not self.serving.workers
+        heirs = self.inheritors() if provided else {}
+        yield from self._named(process, process.heir if process.heir in heirs else self._best(heirs, process))
+
+    def _named(self, process: Process, heir: int) -> Iterator[Bequeath]:
+        if heir != process.heir:
+            process.heir = heir
+            yield Bequeath(process.pid, heir)
+
+    def _best(self, heirs: Mapping[int, int], process: Process) -> int:
+        """Who is in its slot, or has been named least; 0 where there is nobody."""
+        bequests = Counter(it.heir for it in self.processes.values())
+        return min(heirs, key=lambda heir: (heirs[heir] != process.slot, bequests[heir]), default=0)
 
     def _killed_at(self, process: Process) -> float:
         """When a retiring process has had its time."""
@@ -484,14 +437,6 @@ class Roster:
             return process.since + (0.0 if process.generation != self._shards_generation else SHARD_GRACE_S)
         by = process.since + process.limits.graceful_timeout_s
         return by if self._stop_by is None else min(by, self._stop_by)
-
-    def _silent(self, process: Process, now: float) -> bool:
-        if process.role is Role.SHARD:  # the workers watch shards once they can talk to them
-            return process.state is State.STARTING and now - process.started_at > BOOT_S
-        timeout = process.limits.worker_timeout_s
-        if process.heard_at is None:
-            return now - process.started_at > max(timeout, BOOT_S)
-        return now - process.heard_at > timeout
 
     def _releases(self) -> Iterator[Release]:
         """A socket that two masters have is closed for both."""
@@ -507,7 +452,7 @@ class Roster:
             return
         occupied = {process.place for process in self.processes.values()}
         for place in self.wanted:
-            if place not in occupied and now >= self._backoff(place).not_before:
+            if place not in occupied and now >= self._backoffs.of(place).not_before:
                 if place.role is Role.WORKER:
                     self._open.add(place.slot)
                 yield Spawn(place)
@@ -528,7 +473,7 @@ class Roster:
         places = [Place(Role.SHARD, index, self._shards_generation) for index in range(self.shards if shards else 0)]
         if not self.stopping:
             for generation in self._generations:
-                places += _places(generation)
+                places += generation.places
         return places
 
     @property
@@ -537,18 +482,8 @@ class Roster:
         return set() if self.neighbour is None else set(self.neighbour.workers.values())
 
     def _is_heir(self, place: Place) -> bool:
-        return self._heirs is not None and place in _places(self._heirs)
+        return self._heirs is not None and place in self._heirs.places
 
     @property
     def _workers(self) -> list[Process]:
         return [process for process in self.processes.values() if process.role is Role.WORKER]
-
-    def _backoff(self, place: Place) -> Backoff:
-        if place not in self._backoffs:
-            longest_s = LONGEST_SHARD_PAUSE_S if place.role is Role.SHARD else LONGEST_PAUSE_S
-            self._backoffs[place] = Backoff(longest_s)
-        return self._backoffs[place]
-
-
-def _places(generation: Generation) -> list[Place]:
-    return [Place(Role.WORKER, slot, generation.number) for slot in sorted(generation.slots)]

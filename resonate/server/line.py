@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -22,7 +23,7 @@ from resonate.server.context import Context
 from resonate.server.descriptors import Descriptors
 from resonate.server.http_connection import HttpConnection
 from resonate.server.luggage import Bag, Luggage, packed
-from resonate.server.moving import Group, Movers
+from resonate.server.moving import Group, Movers, Passenger
 from resonate.server.pusher_connection import PusherConnection
 from resonate.server.stats import Reason
 from resonate.server.transport import Transport
@@ -173,8 +174,16 @@ class Sender:
         bags = [passenger.pack() for passenger in group.passengers]
         for passenger in group.passengers:
             passenger.session.forget()
+        self._tell_left(group.passengers)
         self._send(group.departure.ref, group.departure.beliefs, bags)
         return True
+
+    def _tell_left(self, passengers: list[Passenger]) -> None:
+        """Once for all that go together."""
+        for (plugin, reason), count in Counter(left for passenger in passengers for left in passenger.left).items():
+            self._context.log.error(
+                "the state that the plugin %r keeps of %d connections is not handed over: %s", plugin, count, reason
+            )
 
     def _abandon(self, group: Group) -> None:
         """The heir has died when some shards had handed over, and others had not: neither can serve these."""

@@ -13,6 +13,7 @@ from resonate.messages import Expel, Member, MemberAdded, MemberRemoved, Publica
 from resonate.pusher import events as wire
 from resonate.server.context import Context
 from resonate.server.http_connection import HttpConnection
+from resonate.server.plugin_state import unpacked
 from resonate.server.pusher_connection import PusherConnection
 from resonate.server.transport import Silent, Transport
 from resonate.shard.handover import Heard, Holder, given_up, holdings
@@ -112,6 +113,8 @@ def _settle_pusher(
         elif frame and event.channel in session.subscriptions and getattr(event, "except_", None) != session.id:
             transport.write(frame)
             context.stats.deliveries += 1
+    if "state" in bag:
+        connection.state.update(unpacked(bag["state"]))
     connection.settle()
     if expelled:
         connection.expel()

@@ -9,8 +9,10 @@ from __future__ import annotations
 from gevent.event import Event
 
 from resonate.messages import HandedOver, Inherit
+from resonate.server import plugin_state
 from resonate.server.context import Context
 from resonate.server.luggage import Bag, Luggage, packed
+from resonate.server.plugin_state import Left
 from resonate.server.pusher_connection import PusherConnection
 from resonate.server.transport import Silent
 from resonate.shard.handover import Arrival, Arrivals, Departure, Heard, Holder
@@ -33,6 +35,7 @@ class Passenger(Silent):
         self.session = connection.session
         self.transport = connection.transport
         self.lost_ = self.overflowed_ = self.expelled = self.drained_ = False
+        self.left: list[Left] = []  # what has not been packed
         self.transport.pause_reading()
         self.transport.reactor.wheel.cancel(self.transport)
         self.transport.protocol = self
@@ -47,6 +50,9 @@ class Passenger(Silent):
         self.transport.flush()  # what has become of the last turn's output is told now
         bag: Bag = {"app": self.session.app.app_id, "pusher": self.connection.snapshot()}
         bag |= {"expelled": self.expelled, "overflowed": self.overflowed_}
+        texts, self.left = plugin_state.packed(self.connection.state)
+        if texts:
+            bag["state"] = texts
         if self.lost_:
             return bag, None
         return packed(self.transport, bag)

@@ -10,6 +10,7 @@ from resonate.pusher import Close, Effect, Session
 from resonate.pusher import events as wire
 from resonate.pusher.session import COME_BACK_LATER, NO_PONG, State
 from resonate.server.context import Context
+from resonate.server.plugin_state import PluginState
 from resonate.server.transport import Transport
 from resonate.settings import App
 from resonate.websocket import WebSocket, encode_close, encode_ping, encode_pong, encode_text
@@ -35,6 +36,7 @@ class PusherConnection:
         "_pinged",
         "_postponed",
         "_replies",
+        "_state",
         "_websocket",
         "session",
         "transport",
@@ -51,6 +53,7 @@ class PusherConnection:
         self._asked = 0  # subscriptions that the shard has not answered
         self._replies: list[bytes | Close] | None = None  # wait for those: replies come in the order of messages
         self._controls = False  # whether the client has sent control frames, and is pinged with one
+        self._state: PluginState | None = None
 
     def open(self) -> None:
         """The upgrade has been answered."""
@@ -58,6 +61,16 @@ class PusherConnection:
         self.transport.eager = False
         self.transport.check_after(self.session.app.ping_interval)
         self._apply(self.session.open())
+
+    @property
+    def state(self) -> PluginState:
+        """What plugins keep of it, by their names. It goes with it to another worker, as far as it is JSON.
+
+        The dict is made when it is asked for: most connections have none.
+        """
+        if self._state is None:
+            self._state = {}
+        return self._state
 
     # --- from one worker to another ----------------------------------------------------------------------------------
 
@@ -73,7 +86,7 @@ class PusherConnection:
         return not self.transport.portable
 
     def snapshot(self) -> dict[str, Any]:
-        """All of it but the transport, as JSON can carry it, for `restore`."""
+        """All of it but the transport and `state`, as JSON can carry it, for `restore`."""
         now = self._context.reactor.wheel.now
         return {
             "session": self.session.snapshot(now),

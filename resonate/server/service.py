@@ -101,7 +101,7 @@ class Service:
         self._timers: list[Any] = []
         if slot is None and server.bus_shards != shared.shards:
             log.warning("bus_shards stays %d until the server is started again", shared.shards)
-        reactor, stats, refs = Reactor(loop, log, server.max_send_buffer), Stats(), itertools.count(1)
+        reactor = Reactor(loop, log, server.max_send_buffer)
         self._membership = Membership(
             loop,
             log,
@@ -112,52 +112,23 @@ class Service:
             lambda: float(reactor.wheel.now),
             starter.start if starter is not None else _wait,
         )
-        link = self._membership.link
-        calls = Calls(link.send, log, stats, link.answers)
-        tracer = Tracer(log) if log.isEnabledFor(logging.DEBUG) else None
-        hub = Hub(loop, log, link.send, calls.answer, tracer.broadcast if tracer else None, stats)
-        self._membership.connect(hub)
         self._directory = shared.directory
-        self.context = Context(
-            settings=settings,
-            log=log,
-            reactor=reactor,
-            link=link,
-            hub=hub,
-            calls=calls,
-            api=Api(settings, refs),
-            hosting=hosting,
-            health=Health(lambda: link.trouble, hub.cut_off),
-            tracer=tracer,
-            stats=stats,
-            collect=_collector(calls, refs),
-            keep_alive=keep_alive,
-        )
+        self.context = _context(settings, log, reactor, self._membership, hosting, keep_alive)
         shards = max(shared.shards, server.bus_shards)  # so many there may be soon
         self._descriptors = Descriptors(KEPT + KEPT_FOR_SHARD * shards)
-        self._movers = hub.movers = Movers(self.context, shared.shards)
+        self._movers = self.context.hub.movers = Movers(self.context, shared.shards)
         self._inherited: Snapshot = {}  # the counters of processes that have gone, and that only this one knows
-        self._resharding: Resharding | None = None
-        if slot is not None:
-            self._resharding = Resharding(
-                loop,
-                self._membership,
-                self._movers,
-                slot.scoreboard,
-                slot.row,
-                self.context.collect,
-                self._inherit,
-            )
-        self._recipient = Recipient(
-            self._movers, shared.directory, self._membership.name, log, self._ready, self._descriptors
-        )
+        self._resharding = None if slot is None else self._reshardable(slot)
+        name = self._membership.name
+        self._recipient = Recipient(self._movers, shared.directory, name, log, self._ready, self._descriptors)
         self._balancer = Balancer(
-            self.context,
-            self._movers,
-            self._membership.name,
-            lambda taker: self.sender(taker, "balance"),
-            self._balanceable,
+            self.context, self._movers, name, lambda taker: self.sender(taker, "balance"), self._balanceable
         )
+
+    def _reshardable(self, slot: Slot) -> Resharding:
+        membership, collect = self._membership, self.context.collect
+        loop = self.context.reactor.loop
+        return Resharding(loop, membership, self._movers, slot.scoreboard, slot.row, collect, self._inherit)
 
     def open(self, sockets: Iterable[SocketType], secure: Any) -> None:
         """Accept on these listening sockets, over TLS where `secure` is a context; and let time pass."""
@@ -308,6 +279,32 @@ class Service:
 
 def _wait(index: int) -> None:
     """The master will start that shard."""
+
+
+def _context(
+    settings: Settings, log: Logger, reactor: Reactor, membership: Membership, hosting: Hosting, keep_alive: int
+) -> Context:
+    """What the connections share; the hub hears what the shards say from now on."""
+    stats, refs, link = Stats(), itertools.count(1), membership.link
+    calls = Calls(link.send, log, stats, link.answers)
+    tracer = Tracer(log) if log.isEnabledFor(logging.DEBUG) else None
+    hub = Hub(reactor.loop, log, link.send, calls.answer, tracer.broadcast if tracer else None, stats)
+    membership.connect(hub)
+    return Context(
+        settings=settings,
+        log=log,
+        reactor=reactor,
+        link=link,
+        hub=hub,
+        calls=calls,
+        api=Api(settings, refs),
+        hosting=hosting,
+        health=Health(lambda: link.trouble, hub.cut_off),
+        tracer=tracer,
+        stats=stats,
+        collect=_collector(calls, refs),
+        keep_alive=keep_alive,
+    )
 
 
 def _collector(calls: Calls, refs: Iterator[int]) -> Collect:

@@ -88,7 +88,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """A sign of life. Without a master nobody would replace this worker: then it comes to a proper end."""
         self.tmp.notify()
         if self.alive and self.ppid != os.getppid():
-            self.log.warning("the master has gone: closing the connections")
+            self.log.warning("the master has gone: this worker ends")
             self._stop()
 
     def _stop(self) -> None:

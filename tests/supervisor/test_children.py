@@ -5,8 +5,7 @@ import signal
 
 import pytest
 from resonate.supervisor.children import ending, obituary
-from resonate.supervisor.process import Limits, Place, Process, Role
-from resonate.supervisor.roster import Exit
+from resonate.supervisor.process import Exit, Limits, Place, Process, Role
 
 
 def gone(*, expected: bool = False, killed: bool = False, retry_in_s: float | None = 0.0) -> Exit:

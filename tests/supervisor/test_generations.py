@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from resonate.supervisor import diagram
+from resonate.supervisor.actions import Bequeath, Kill, Release, Spawn, Steer
 from resonate.supervisor.generation import PHASES, Phase, Reload, Turn
 from resonate.supervisor.process import Limits, Role, State
-from resonate.supervisor.roster import HURRY_S, YIELD_S, Bequeath, Kill, Release, Spawn, Steer
+from resonate.supervisor.roster import HURRY_S, YIELD_S
 
 from tests.supervisor.world import GRACEFUL_S, HEALTH_S, TIMEOUT_S, World
 
@@ -181,10 +182,25 @@ def test_an_heir_that_ends_is_the_end_of_the_reload() -> None:
     assert world.roster.workers == 2
 
 
-def test_an_heir_that_has_served_nobody_bequeaths_nothing() -> None:
+def test_an_heir_that_nobody_has_seen_ready_has_an_heir_too() -> None:
+    """It may have accepted somebody since."""
     world = World(1).running().reload()
     heir = world.worker(0, 2)
-    assert world.due(HEALTH_S) == [Kill(heir, signal.SIGTERM)]
+    assert world.due(HEALTH_S) == [Bequeath(heir, world.worker(0)), Kill(heir, signal.SIGTERM)]
+
+
+def test_an_heir_that_is_not_needed_serves_on_while_nobody_else_does() -> None:
+    world = World(2).running().reload()
+    first, old = world.worker(0, 2), [world.worker(slot) for slot in (0, 1)]
+    for pid in (*old, world.worker(1, 2)):
+        world.dies(pid)
+    actions = world.due()
+    assert phase(world)[0] is Phase.ROLLED_BACK
+    assert [type(action) for action in actions] == [Spawn, Spawn]
+    world.roster.ready(first, world.now)
+    assert world.due() == [Steer(frozenset({0}))]
+    world.roster.ready(world.worker(1), world.now)
+    assert world.due() == [Steer(frozenset({1})), Bequeath(first, world.worker(1)), Kill(first, signal.SIGTERM)]
 
 
 def test_what_cannot_be_started_is_the_end_of_the_reload() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from resonate.supervisor.generation import Phase
+from resonate.supervisor.actions import Bequeath, Kill, Release, Spawn, Steer
+from resonate.supervisor.generation import Neighbour, Phase
 from resonate.supervisor.process import Role, State
-from resonate.supervisor.roster import YIELD_S, Bequeath, Kill, Neighbour, Release, Spawn, Steer
+from resonate.supervisor.roster import YIELD_S
 
 from tests.supervisor.world import HEALTH_S, World
 
@@ -69,7 +70,7 @@ def test_the_new_one_begins_with_heirs_and_touches_nothing_that_both_have() -> N
         (Role.WORKER, 1, 2),
     ]
     assert new.roster.first == 2
-    assert new.due() == []
+    assert not of(new.due(), Spawn)
     assert not new.roster.over
     assert pair.old.due() == []
 
@@ -186,6 +187,26 @@ def test_a_new_one_that_dies_when_it_serves_is_followed_by_new_workers_in_the_sa
         assert old.dies(pid).expected
     assert old.due() == []
     assert old.roster.next_generation == 3
+
+
+def test_until_a_new_one_serves_its_workers_know_to_whom_they_turn_if_it_is_killed() -> None:
+    pair = Pair()
+    new, heirs = pair.new, [pair.new.worker(slot, 2) for slot in (0, 1)]
+    old = [pair.old.worker(slot) for slot in (0, 1)]
+    assert new.due() == [Bequeath(heirs[0], old[0]), Bequeath(heirs[1], old[1])]
+    pair.old.dies(old[1])
+    pair.meet()
+    assert new.due() == [Bequeath(heirs[1], old[0])]
+    new.boots()
+    assert of(new.due(), Bequeath) == [Bequeath(heirs[0], 0), Bequeath(heirs[1], 0)]
+
+
+def test_in_a_stop_they_turn_to_nobody() -> None:
+    new = Pair(new=1).new
+    new.due()
+    new.roster.stop(new.now)
+    heir = new.worker(0, 2)
+    assert new.due() == [Bequeath(heir, 0), Kill(heir, signal.SIGTERM)]
 
 
 def test_an_old_one_that_dies_before_leaves_it_all_to_the_new_one_ready_or_not() -> None:

@@ -5,20 +5,10 @@ from __future__ import annotations
 import signal
 
 import pytest
-from resonate.supervisor.process import QUICK_DEATH_S, TRANSITIONS, Place, Process, Role, State, Step
-from resonate.supervisor.roster import (
-    ABORT_GRACE_S,
-    BOOT_S,
-    HURRY_S,
-    LONGEST_PAUSE_S,
-    SHARD_GRACE_S,
-    YIELD_S,
-    Bequeath,
-    Kill,
-    Release,
-    Spawn,
-    Steer,
-)
+from resonate.supervisor.actions import Bequeath, Kill, Release, Spawn, Steer
+from resonate.supervisor.backoff import LONGEST_PAUSE_S, QUICK_DEATH_S
+from resonate.supervisor.process import BOOT_S, TRANSITIONS, Place, Process, Role, State, Step
+from resonate.supervisor.roster import ABORT_GRACE_S, HURRY_S, SHARD_GRACE_S, YIELD_S
 
 from resonate.settings import MAX_WORKERS
 from tests.supervisor.world import GRACEFUL_S, LIMITS, TIMEOUT_S, World

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from resonate.supervisor import status
+from resonate.supervisor.actions import Spawn
 from resonate.supervisor.process import Limits
-from resonate.supervisor.roster import Roster, Spawn
+from resonate.supervisor.roster import Roster
 
 from resonate import __version__
 from resonate.server.scoreboard import Row

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from resonate.supervisor.actions import Action, Kill, Spawn
 from resonate.supervisor.process import Limits, Place, Process, Role, State
-from resonate.supervisor.roster import Action, Kill, Roster, Spawn
+from resonate.supervisor.roster import Roster
 
 GRACEFUL_S = 35.0
 TIMEOUT_S = 30.0

@@ -1,0 +1,51 @@
+"""What the roster wants done."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from resonate.supervisor.process import Place
+
+
+@dataclass(frozen=True)
+class Spawn:
+    """Start a process; `spawned` or `failed` is expected."""
+
+    place: Place
+
+
+@dataclass(frozen=True)
+class Bequeath:
+    """The connections of one worker go to another; 0: to nobody any more. The first has been told to go, or is next, or
+    its master may die.
+    """
+
+    pid: int
+    heir: int
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Send a signal."""
+
+    pid: int
+    signal: signal.Signals
+
+
+@dataclass(frozen=True)
+class Steer:
+    """New connections go to the workers in these slots."""
+
+    slots: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Release:
+    """Nobody will accept on this slot's socket any more: close it."""
+
+    slot: int
+
+
+Action: TypeAlias = Spawn | Bequeath | Kill | Steer | Release
