@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -55,6 +55,7 @@ class Appends:
         self._most_bytes = most_bytes
         self._most_seconds = most_seconds
         self._waiting: deque[_Entry] = deque()
+        self.delayed: Counter[str] = Counter()  # how many of those there are by log; perhaps they are delivered here
         self._ordered: dict[int, _Entry] = {}
         self._expected: dict[Echo, _Entry] = {}  # those, and others that are to come back
         self.bytes = 0
@@ -67,6 +68,7 @@ class Appends:
         """To be appended, `data` are its bytes; what happens when that is done."""
         added = _Entry(log, published, data, now)
         self._waiting.append(added)
+        self.delayed[log] += 1
         self.bytes += added.size
         return added.appended
 
@@ -74,11 +76,18 @@ class Appends:
         """What is to be ordered now."""
         found = []
         while self._waiting and len(self._ordered) < WINDOW:
-            entry = self._waiting.popleft()
+            entry = self._next()
             ref = next(refs)
             self._ordered[ref] = self._expected[entry.echo] = entry
             found.append(entry.order(ref))
         return found
+
+    def _next(self) -> _Entry:
+        entry = self._waiting.popleft()
+        self.delayed[entry.log] -= 1
+        if not self.delayed[entry.log]:
+            del self.delayed[entry.log]
+        return entry
 
     def answered(self, ref: int, position: int | None, will_hear: Callable[[str, int], bool]) -> bool:
         """Whether that was the answer to one of them. Those about two logs come in any order.
@@ -126,12 +135,13 @@ class Appends:
             else:
                 entry.answered = False
                 self._waiting.appendleft(entry)
+                self.delayed[entry.log] += 1
         return said
 
     def bound(self, now: float) -> int:
         """While the store is away: drop what is too much or too old. How many have been."""
         before = self.dropped
         while self._waiting and (self.bytes > self._most_bytes or now - self._waiting[0].since > self._most_seconds):
-            self.bytes -= self._waiting.popleft().size
+            self.bytes -= self._next().size
             self.dropped += 1
         return self.dropped - before

@@ -382,7 +382,7 @@ class Cluster:
 
     def beat(self, now: float) -> None:
         """To be called about once a second."""
-        for log in self._following.idle(self._needed, now):
+        for log in self._following.idle(self._needed, self._appends.delayed, now):
             self._forget(log)
         if self._desk.store is Store.AWAY:
             self._counts.lost()  # all is told anew

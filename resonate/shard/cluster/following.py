@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Final
 
 from resonate.shard.cluster.appends import Echo
@@ -310,8 +310,11 @@ class Following:
 
     # --- who is not needed any more ----------------------------------------------------------------------------------
 
-    def idle(self, needed: Callable[[Log], bool], now: float) -> list[Log]:
-        """Those that nobody has needed for a while; they are followed no longer."""
+    def idle(self, needed: Callable[[Log], bool], delayed: Container[str], now: float) -> list[Log]:
+        """Those that nobody has needed for a while; they are followed no longer.
+
+        Of those for which something is `delayed` it is remembered what has been heard: it is still to come from there.
+        """
         found = []
         for name in list(self.loose):
             log = self.logs.get(name)
@@ -321,7 +324,9 @@ class Following:
                     log.idle_since = None
             elif log.idle_since is None:
                 log.idle_since = now
-            elif now - log.idle_since >= LINGER_S and not log.leaving and log.feed.state in (State.LIVE, State.ABSENT):
+            elif now - log.idle_since < LINGER_S or log.leaving or name in delayed:
+                continue
+            elif log.feed.state in (State.LIVE, State.ABSENT):
                 found.append(log)
                 self.loose.discard(name)
                 del self.logs[name]

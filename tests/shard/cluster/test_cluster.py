@@ -193,3 +193,20 @@ def test_an_entry_of_a_time_to_come_silences_nobody(pair: Pair) -> None:
     pair.settle()
     assert [event.payload for event in pair.of(0, Publication)] == [b"event"]
     assert pair.hosts[0].cluster.figures()["refused"] == 1
+
+
+def test_who_comes_back_while_the_store_is_away_hears_nothing_twice(pair: Pair) -> None:
+    pair.subscribe(0, "news")
+    pair.subscribe(1, "news")
+    pair.settle()
+    pair.hosts[0].end.lose()
+    ask(pair.workers[0], Publish(2, "app", "news", b"once", None, 0))
+    pair.settle()
+    ask(pair.workers[0], Unsubscribe("app", "news", None))
+    pair.settle()  # for longer than a log is followed that nobody needs
+    pair.subscribe(0, "news", ref=3)
+    pair.settle()
+    assert pair.of(1, Publication) == []
+    pair.hosts[0].end.mend()
+    pair.settle()
+    assert [[event.payload for event in pair.of(number, Publication)] for number in (0, 1)] == [[b"once"], [b"once"]]
