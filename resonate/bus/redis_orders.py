@@ -16,6 +16,7 @@ from resonate.shard.cluster.store import (
     Admit,
     Append,
     Arrive,
+    Arrived,
     Bury,
     Count,
     Entry,
@@ -295,11 +296,11 @@ ANSWERS: Final[dict[type[Any], Callable[[Any], Any]]] = {
     Leave: position,
     Count: _nothing,
     Admit: tuple,
-    Arrive: lambda now_ms: int(now_ms) << 16,
+    Arrive: lambda reply: Arrived(*(int(ms) << 16 for ms in reply)),
     Renew: bool,
     Index: _nothing,
     Unindex: _nothing,
-    Parties: lambda reply: {_text(party): bool(lives) for party, lives in _pairs(reply)},
+    Parties: lambda reply: {_text(party): bool(lives) for party, lives in _pairs(reply) if party != b"since"},
     Logs: lambda reply: [log.decode() for log in reply],
 }
 

@@ -47,6 +47,12 @@ def _redis_wipe(scene: Scene) -> None:
     scene.wait()
 
 
+def _flushed(scene: Scene) -> None:
+    """All keys are gone, and nobody is told: each host finds that out when it renews its lease."""
+    scene.hosts.redis.do("FLUSHALL")
+    scene.wait()
+
+
 def _redis_stop(scene: Scene) -> None:
     scene.hosts.redis.stop()
     scene.wait()
@@ -165,6 +171,7 @@ OUTAGES: Final = {
     "none": Outage(_none, together=True),
     "redis-restart": Outage(_redis_restart),
     "redis-wipe": Outage(_redis_wipe),
+    "flushed": Outage(_flushed, together=True),
     "redis-stop": Outage(_redis_stop, 60.0, place={"scaling": {"queue_seconds": 180}}),
     "redis-freeze": Outage(_redis_freeze),
     "one-way": Outage(_one_way, 30.0, edges=True),

@@ -383,6 +383,17 @@ def test_positions_grow_on_when_a_clock_has_gone_back(redis: RedisServer, unread
         assert [int(entry) for _, entry in end.ask(Read, LOG, position, False).entries] == [*range(number + 1, 5)]
 
 
+def test_positions_grow_on_when_a_log_is_deleted(redis: RedisServer, unready: Callable[[Place], End]) -> None:
+    end = unready(Place(port=redis.port)).until_ready()
+    positions = []
+    with redis.client() as client:
+        for number in range(200):  # several within a millisecond
+            positions.append(end.ask(Append, LOG, b"%d" % number, b"", 0))
+            if number % 2:
+                client.flushall()
+    assert positions == sorted(set(positions))
+
+
 def test_a_log_goes_when_nothing_has_been_written_for_long(redis: RedisServer, unready: Callable[[Place], End]) -> None:
     end = unready(Place(port=redis.port, log_seconds=1)).until_ready()
     end.ask(Join, LOG, "ann", b"", b"joined")

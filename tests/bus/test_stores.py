@@ -255,13 +255,15 @@ def test_a_party_lives_as_long_as_its_lease(hosts: Hosts) -> None:
     end, other = hosts.end(), hosts.end()
     assert not end.ask(Renew, "p1", 60.0)
     before = end.ask(Append, "a/log", b"before", b"", 0)
-    assert end.ask(Arrive, "p1", 60.0) >> 16 >= before >> 16
+    arrived = end.ask(Arrive, "p1", 60.0)
+    assert arrived.now >> 16 >= before >> 16
+    assert arrived.since == arrived.now
     end.ask(Arrive, "p2", 0.4)
     assert end.ask(Renew, "p1", 60.0)
     other.until(lambda _: other.ask(Parties) == {"p1": True, "p2": False})
     assert not end.ask(Renew, "p2", 60.0)
     assert other.ask(Parties) == {"p1": True, "p2": False}
-    end.ask(Arrive, "p2", 60.0)
+    assert end.ask(Arrive, "p2", 60.0).since == arrived.since
     assert other.ask(Parties) == {"p1": True, "p2": True}
 
 

@@ -17,6 +17,7 @@ from resonate.shard.cluster.store import (
     Admit,
     Append,
     Arrive,
+    Arrived,
     Bury,
     Count,
     Entry,
@@ -88,6 +89,7 @@ class MemoryStore:
         self._logs: dict[str, _Log] = {}
         self._counts: dict[str, dict[str, _Held]] = {}  # by app and party
         self._leases: dict[str, float] = {}
+        self._since: int | None = None  # when the first party has arrived
         self._indexes: dict[str, set[str]] = {}
 
     def end(self) -> MemoryEnd:
@@ -192,9 +194,11 @@ class MemoryStore:
 
     # --- parties -----------------------------------------------------------------------------------------------------
 
-    def _arrive(self, order: Arrive) -> int:
+    def _arrive(self, order: Arrive) -> Arrived:
         self._leases[order.party] = self.now + order.lease_s
-        return max(self._position, int(self.now * 1000) << 16)
+        now = max(self._position, int(self.now * 1000) << 16)
+        self._since = now if self._since is None else self._since
+        return Arrived(now, self._since)
 
     def _renew(self, order: Renew) -> bool:
         lives = self._leases.get(order.party, -math.inf) > self.now

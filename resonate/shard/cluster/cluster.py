@@ -23,6 +23,7 @@ from resonate.shard.cluster.preparing import Preparing
 from resonate.shard.cluster.shared import SharedShard
 from resonate.shard.cluster.stage import Stage, Ticket
 from resonate.shard.cluster.store import (
+    Arrived,
     Entry,
     Followed,
     Keep,
@@ -291,6 +292,7 @@ class Cluster:
     def _begin(self, now: float) -> None:
         """The store can be used: a new party arrives, and tells all that this shard holds."""
         self._neighbours.arrive(now)
+        self._following.arriving()
         self._reading.clear()
         for app in self.shard.apps():
             self._following.log(app, "", False, now)
@@ -325,18 +327,29 @@ class Cluster:
             self.counters["lost"] += 1
         again = self._desk.store is Store.AWAY
         self._desk.lost(reason)
+        self._following.lost()
+        self._give_up(now)
+        if not again:
+            self._standing()
+
+    def _anew(self, now: float) -> None:
+        """This party is over, perhaps because the store has lost all: as after an outage, though the store is there."""
+        self._desk.forget()
+        self._give_up(now)
+        self._begin(now)
+
+    def _give_up(self, now: float) -> None:
+        """Nobody knows what is done of all that was ordered; who waits goes on without."""
         for log, entry in self._appends.lost():  # they may be lost with it, and come from here then
             self._following.outgoing += self.shard.apply(*app_and_channel(log), 0, entry, now)
         self._counts.lost()
         self._preparing.admissions.lost()
         self._reading.clear()
         self._neighbours.lost()
-        self._following.lost(self._parties.ours)
+        self._following.give_up(self._parties.ours)
         tasks, self._tasks = self._tasks, set()
         for task in [*tasks, *(ticket.task for ticket in self._stage.unfinished() if ticket.task is not None)]:
             task.away()
-        if not again:
-            self._standing()
 
     def _standing(self) -> None:
         standing = Standing(self._index, self._desk.trouble)
@@ -344,23 +357,36 @@ class Cluster:
 
     def _read(self, read: Read | None) -> None:
         if read is not None:
-            self._reading[read.ref] = self._following.logs[read.log]
+            log = self._reading[read.ref] = self._following.logs[read.log]
+            log.reading = read.ref
             self._desk.order(read)
 
     def _answered(self, ref: int, value: Any, now: float) -> None:
         if self._appends.answered(ref, value, self._following.will_hear):
             self.counters["entries_out"] += 1
         elif self._neighbours.arrived(ref):
-            self._following.arrived(value or 0, now)
+            self._following.arrived(value or Arrived(0, 0), now)
         elif ref in self._reading:
-            self._paged(self._reading.pop(ref), value, now)
+            self._read_page(ref, self._reading.pop(ref), value, now)
         elif not self._counts.answered(ref) and not self._preparing.admitted(ref, value):
             self._desk.answered(ref, value)
-            if self._neighbours.taken_for_dead:
-                self._begin(now)
+            if self._neighbours.unknown:
+                self._anew(now)
 
-    def _paged(self, log: Log, page: Page | None, now: float) -> None:
-        if self._following.logs.get(log.name) is not log or log.feed.state is not State.READING:
+    def _read_page(self, ref: int, log: Log, page: Page | None, now: float) -> None:
+        if self._following.believes(log, now):
+            self._task(self._certain(ref, log, page, now))
+        else:
+            self._paged(ref, log, page, now)
+
+    def _certain(self, ref: int, log: Log, page: Page | None, now: float) -> Any:
+        """The store may have lost its members since it was asked first."""
+        yield self._neighbours.known()
+        self._paged(ref, log, page, now)
+
+    def _paged(self, ref: int, log: Log, page: Page | None, now: float) -> None:
+        current = self._following.logs.get(log.name) is log and log.reading == ref
+        if not current or log.feed.state is not State.READING:
             return
         if page is None or self._following.is_ahead(page.last, now):  # somebody has put something else there
             self._notices.append(f"the log {log.name} cannot be read: see what lies in Redis under that name")
@@ -390,7 +416,7 @@ class Cluster:
                 self._notices.append(
                     f"{dropped} events for other hosts are dropped: past scaling.queue_bytes or scaling.queue_seconds"
                 )
-        if self._desk.store is not Store.READY:
+        if self._desk.store is not Store.READY or not self._resumed:
             return
         for log in self._following.doubtful(now):
             self._desk.order(*self._following.begin(log))
@@ -419,6 +445,7 @@ class Cluster:
         desk = self._desk
         if desk.store is not Store.READY:
             return []
+        self._neighbours.ask()
         orders, desk.orders = desk.orders, []
         admissions, party = self._preparing.admissions, self._parties.name
         counts = self._counts.orders(desk.refs, party, admissions.asking)  # first: who asks next tells all that it has

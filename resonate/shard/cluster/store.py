@@ -136,7 +136,7 @@ class Tally(NamedTuple):
 
 
 class Arrive(NamedTuple):
-    """The party is there from now on, for `lease_s` seconds. Answered by where an entry would stand that came now."""
+    """The party is there from now on, for `lease_s` seconds. Answered by `Arrived`."""
 
     ref: int
     party: str
@@ -237,6 +237,16 @@ class Page(NamedTuple):
     last: int
     members: list[tuple[str, bytes]] | None
     cached: tuple[bytes, int] | None
+
+
+class Arrived(NamedTuple):
+    """`now` is where an entry would stand that came now.
+
+    `since` is where one would have when the first party arrived: of what was before, the store knows nothing any more.
+    """
+
+    now: int
+    since: int
 
 
 class Sum(NamedTuple):
