@@ -120,10 +120,16 @@ class Orders:
     def _app(self, app: str) -> bytes:
         return b"%b%b}:" % (self._prefix, log_name(app, "").encode())
 
-    def _held(self, party: str, app: str) -> Command:
-        """First of all, note where the party holds something: it may die before it holds it, not before it is noted."""
+    def _held(self, party: str, app: str) -> tuple[Command, Command]:
+        """First of all, note where the party holds something: it may die before it holds it, not before it is noted.
+
+        Where Redis has forgotten the party, it is there again, without a lease: somebody has to bury it.
+        """
         apps = self._of_party(party, b"apps")
-        return Command(apps, pack((b"SADD", apps, _bytes(app))))
+        return (
+            Command(apps, pack((b"SADD", apps, _bytes(app)))),
+            Command(self._parties, pack((b"ZADD", self._parties, b"NX", b"0", _bytes(party)))),
+        )
 
     def _count(self, order: Count) -> tuple[Command, ...]:
         base = self._app(order.app)
@@ -132,12 +138,12 @@ class Orders:
         words += (b"%d" % order.connected, b"%d" % order.attached)
         for channel, count in order.channels.items():
             words += (_bytes(channel), b"%d" % count)
-        return self._held(order.party, order.app), Command(base, scripts.COUNT.call(words))
+        return *self._held(order.party, order.app), Command(base, scripts.COUNT.call(words))
 
     def _admit(self, order: Admit) -> tuple[Command, ...]:
         base = self._app(order.app)
         words = (base + b"counts", _bytes(order.party), b"%d" % order.held, b"%d" % order.wanted, b"%d" % order.limit)
-        return self._held(order.party, order.app), Command(base, scripts.ADMIT.call(words))
+        return *self._held(order.party, order.app), Command(base, scripts.ADMIT.call(words))
 
     def _tally(self, order: Tally) -> tuple[Command, ...]:
         base = self._app(order.app)

@@ -267,6 +267,16 @@ def test_a_party_lives_as_long_as_its_lease(hosts: Hosts) -> None:
     assert other.ask(Parties) == {"p1": True, "p2": True}
 
 
+def test_who_counts_is_known(hosts: Hosts) -> None:
+    end = hosts.end()
+    end.ask(Arrive, "p1", 60.0)
+    end.ask(Count, "p1", "app", 1, 1, {})
+    end.ask(Count, "p2", "app", 1, 1, {})
+    end.ask(Admit, "p3", "app", 0, 1, 5)
+    assert end.ask(Parties) == {"p1": True, "p2": False, "p3": False}
+    assert not end.ask(Renew, "p2", 60.0)
+
+
 def test_nothing_is_left_of_who_is_buried(hosts: Hosts) -> None:
     end, other = hosts.end(), hosts.end()
     for party in ("p1", "p2"):

@@ -171,12 +171,14 @@ class MemoryStore:
         return self._counts.setdefault(app, {}).setdefault(party, _Held())
 
     def _count(self, order: Count) -> None:
+        self._leases.setdefault(order.party, -math.inf)
         held = self._held(order.app, order.party)
         held.connected, held.attached = order.connected, order.attached
         held.channels |= order.channels
         held.channels = {channel: count for channel, count in held.channels.items() if count}
 
     def _admit(self, order: Admit) -> tuple[int, int]:
+        self._leases.setdefault(order.party, -math.inf)
         parties = self._counts.get(order.app, {})
         others = sum(held.connected for party, held in parties.items() if party != order.party)
         granted = max(0, min(order.wanted, order.limit - others - order.held))

@@ -15,7 +15,8 @@ def burial(desk: Desk, seal: Seal, party: str, seen: Set[str]) -> Steps[None]:
 
     `seen` are logs in which it has some, whether or not the store has noted that.
     """
-    for log in sorted(seen.union((yield desk.ask(Logs, party)) or ())):
+    noted = (yield desk.ask(Logs, party)) or ()
+    for log in sorted({*seen, *noted}):
         page = yield desk.ask(Look, log)
         if isinstance(page, Page):
             left = [desk.ask(Leave, log, field, seal.close(log, Left(party, user))) for field, user in _of(page, party)]

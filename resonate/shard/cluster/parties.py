@@ -75,7 +75,7 @@ class Parties:
         not before it has been there for a lease: if the store was away for all, all have to come back. Nobody, if the
         store has lost this party, and so others who live. Who has members and is not known has been lost and died.
         """
-        if self.name not in known:
+        if not known.get(self.name):
             return []
         self._seen = {party: logs for party, logs in self._seen.items() if not known.get(party)}
         trusted = now >= self._trusted_at

@@ -98,6 +98,8 @@ class Look(NamedTuple):
 class Count(NamedTuple):
     """How much the party holds of an app, in place of what was said before. Answered by None.
 
+    A party that is not known is from now on, with a lease that has run out; so it is by `Admit`.
+
     `connected` and `attached` connections; subscriptions by channel, of those in `channels` alone: 0 removes one.
     """
 

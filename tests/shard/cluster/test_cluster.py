@@ -261,6 +261,8 @@ def test_who_comes_before_it_is_noticed_is_no_ghost_later(pair: Pair, dies: bool
     left = [event.id for event in pair.of(1, MemberRemoved)]
     assert sorted(left) == (["ann", "eve"] if dies else ["eve"])
     assert [field.split()[1] for field in pair.store.log("app/p").members] == (["bob"] if dies else ["ann", "bob"])
+    counting = {party for counts in pair.store._counts.values() for party in counts}
+    assert counting == {host.cluster._parties.name for host in pair.hosts}
 
 
 def test_a_store_that_forgets_again_is_not_believed_either(pair: Pair) -> None:

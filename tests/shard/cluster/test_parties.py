@@ -64,3 +64,4 @@ def test_who_is_not_known_himself_buries_nobody() -> None:
     parties.arrive(1.0)
     parties.saw("h2.0.s0.1", "app/p")
     assert parties.dead({"h3.0.s0.1": False}, returned=True, now=100.0) == []
+    assert parties.dead({"h3.0.s0.1": False, parties.name: False}, returned=True, now=100.0) == []
