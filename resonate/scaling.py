@@ -34,7 +34,8 @@ class Redis:
     """The keys below `scaling.server`: where Redis is. `check` says whether it can be used.
 
     `url` goes before what stands beside it. `database` is that of scaling; Laravel's cache has one of its own. With a
-    `sentinel_master` the `sentinels`, as `host:port`, are asked where that is.
+    `sentinel_master` the `sentinels`, as `host:port`, are asked where that is; they have a user and password of their
+    own, if any. `ca_file` has the authorities that TLS trusts; otherwise the system's.
     """
 
     url: str | None = field(default=None, repr=False)
@@ -44,8 +45,11 @@ class Redis:
     password: str | None = field(default=None, repr=False)
     database: int = 0
     cluster: bool = False
+    ca_file: str | None = None
     sentinel_master: str | None = None
     sentinels: tuple[str, ...] = ()
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
 
     def check(self) -> None:
         """Raises ConfigurationError. Only where it is used: these variables are often there for others."""
@@ -125,7 +129,7 @@ class Scaling:
     log_length: int = 10_000
     log_seconds: int = 300
     queue_bytes: int = 16 * 1024 * 1024
-    queue_seconds: int = 60
+    queue_seconds: int = 120
     outage_publish: int = 200
     outage_health: int = 200
     secret: str | None = field(default=None, repr=False)

@@ -87,10 +87,9 @@ class ShardProcess:
         if scaling is None:
             self._exchange = Exchange(self._name, expected, time.monotonic(), is_worker)
         else:
-            from resonate.bus.redis_address import Place  # redis-py takes its time: only for who needs it
-            from resonate.bus.redis_store import RedisStore
+            from resonate.bus.redis_store import RedisStore  # redis-py takes its time: only for who needs it
 
-            self._store = RedisStore(Place.of(scaling), log)
+            self._store = RedisStore(scaling, log)
             self._poll.register(self._store.fileno(), select.EPOLLIN)
             outside = None if scaling.envelope is None else self._envelope(cache_ttl)
             cluster = Cluster(self._terms(index, scaling), outside)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import redis
 
-from resonate.bus.redis_address import Place, address, plain, where
+from resonate.bus.redis_address import address, plain, where
 from resonate.bus.redis_connection import Connection, locate
 from resonate.bus.redis_orders import Orders
 from resonate.errors import ResonateError
+from resonate.scaling import Scaling
 from resonate.settings import Server
 
 #: How long Redis may take for anything before it counts as away, in seconds: longer than is good.
@@ -55,12 +56,12 @@ class Checkup:
     denied: Mapping[str, str]
 
 
-def words_of_hosts(place: Place) -> list[Words]:
+def words_of_hosts(scaling: Scaling) -> list[Words]:
     """What several hosts need of it: commands with keys such as those that are used."""
-    log = Orders(place, place.cluster).channel("doctor/doctor").decode()
+    log = Orders(scaling, scaling.redis.cluster).channel("doctor/doctor").decode()
     base, parties = log.removesuffix("log"), f"{log.partition(':{')[0]}:parties"
     told = [("SSUBSCRIBE", log), ("SUNSUBSCRIBE", log), ("SPUBLISH", log, ""), ("CLUSTER", "SLOTS")]
-    if not place.cluster:
+    if not scaling.redis.cluster:
         told = [("SUBSCRIBE", log), ("UNSUBSCRIBE", log), ("PUBLISH", log, "")]
     return [
         ("PING",),
@@ -76,11 +77,17 @@ def words_of_hosts(place: Place) -> list[Words]:
         ("PTTL", f"{base}cached"),
         ("SET", f"{base}cached", "", "EX", "1"),
         ("GET", f"{base}cached"),
-        ("EXISTS", f"{base}channels:"),
-        ("DEL", f"{base}channels:"),
+        ("DEL", f"{base}index"),
+        ("UNLINK", f"{base}subscriptions"),
         ("HSET", f"{base}members", "", ""),
         ("HDEL", f"{base}members", ""),
         ("HGETALL", f"{base}members"),
+        ("HVALS", f"{base}counts"),
+        ("HGET", f"{base}subscriptions", ""),
+        ("HMGET", f"{base}subscriptions", ""),
+        ("HLEN", f"{base}subscriptions"),
+        ("HSCAN", f"{base}subscriptions", "0"),
+        ("HRANDFIELD", f"{base}channels:", "1"),
         ("SADD", f"{base}index", ""),
         ("SREM", f"{base}index", ""),
         ("SMEMBERS", f"{base}index"),
@@ -102,16 +109,12 @@ def connection(server: Server, shared: bool) -> tuple[Connection, str]:
     Sentinels are asked here. Raises CheckupError.
     """
     told = server.scaling.redis
-    place = replace(Place.of(server.scaling), patience=PATIENCE_S)
     try:
-        if shared:
-            options = locate(place)
-        else:
-            options = address(told.url, told.host, told.port, told.username, told.password, server.restart_database)
+        options = locate(told, PATIENCE_S) if shared else address(told, server.restart_database)
     except (ResonateError, redis.RedisError, OSError) as error:
         reason = f"nobody says where it is: {plain(str(error))}"
         raise CheckupError(reason, isinstance(error, redis.AuthenticationError)) from None
-    return Connection(options, place), f"{where(options)}, database {options['db']}"
+    return Connection(options, PATIENCE_S), f"{where(options)}, database {options['db']}"
 
 
 def examine(

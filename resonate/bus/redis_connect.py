@@ -14,11 +14,12 @@ import redis
 from redis.exceptions import ResponseError
 
 from resonate.bus import redis_scripts as scripts
-from resonate.bus.redis_address import Place, plain
+from resonate.bus.redis_address import plain
 from resonate.bus.redis_connection import Connection, locate
 from resonate.bus.redis_link import Made
 from resonate.bus.redis_orders import Orders
 from resonate.errors import ResonateError
+from resonate.scaling import Scaling
 
 #: Slots of a cluster.
 SLOTS: Final = 16384
@@ -31,27 +32,27 @@ LONGEST_WAIT_S: Final = 1.0
 STEADY_S: Final = 5.0
 
 
-def connect(place: Place, nodes: Sequence[tuple[str, int]] = ()) -> Made:
+def connect(scaling: Scaling, nodes: Sequence[tuple[str, int]] = ()) -> Made:
     """All connections, with the scripts known to each node. Raises ResonateError, redis.RedisError, OSError.
 
     `nodes` of a cluster that have been there before are asked where the one that is configured is not there.
     """
-    options = locate(place)
-    with _Closing() as opened:
-        if place.cluster:
-            return _to_cluster(place, opened, options, [(options["host"], options["port"]), *place.nodes, *nodes])
-        first = opened.add(place, options)
+    options = locate(scaling.redis, scaling.patience)
+    with _Closing(scaling.patience) as opened:
+        if scaling.redis.cluster:
+            return _to_cluster(opened, options, [(options["host"], options["port"]), *nodes])
+        first = opened.add(options)
         _prepare(first)
-        first.ask(*Orders(place, sharded=False).probe)  # it takes writes: it is a master, and has room
-        return Made([(first, opened.add(place, options))])
+        first.ask(*Orders(scaling, sharded=False).probe)  # it takes writes: it is a master, and has room
+        return Made([(first, opened.add(options))])
 
 
-def _to_cluster(place: Place, opened: _Closing, options: dict[str, Any], seeds: Sequence[tuple[str, int]]) -> Made:
-    masters, slots, sharded, nodes = _topology(place, options, seeds)
+def _to_cluster(opened: _Closing, options: dict[str, Any], seeds: Sequence[tuple[str, int]]) -> Made:
+    masters, slots, sharded, nodes = _topology(opened.patience_s, options, seeds)
     pairs = []
     for host, port in masters:
         there = {**options, "host": host, "port": port}
-        pairs.append((opened.add(place, there), opened.add(place, there)))
+        pairs.append((opened.add(there), opened.add(there)))
         _prepare(pairs[-1][0])
     return Made(pairs, slots, sharded, nodes)
 
@@ -59,12 +60,13 @@ def _to_cluster(place: Place, opened: _Closing, options: dict[str, Any], seeds: 
 class _Closing:
     """Connections that are closed where there is a failure."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float) -> None:
+        self.patience_s = patience_s
         self._made: list[Connection] = []
 
-    def add(self, place: Place, options: dict[str, Any]) -> Connection:
+    def add(self, options: dict[str, Any]) -> Connection:
         """Make one more."""
-        self._made.append(Connection(options, place))
+        self._made.append(Connection(options, self.patience_s))
         return self._made[-1].connect()
 
     def __enter__(self) -> _Closing:
@@ -98,11 +100,11 @@ class _Topology(NamedTuple):
     nodes: list[tuple[str, int]]
 
 
-def _topology(place: Place, options: dict[str, Any], seeds: Sequence[tuple[str, int]]) -> _Topology:
+def _topology(patience_s: float, options: dict[str, Any], seeds: Sequence[tuple[str, int]]) -> _Topology:
     """What the first node says that knows. Raises the failure of the first that was asked."""
     failures: list[Exception] = []
     for host, port in dict.fromkeys(seeds):
-        seed = Connection({**options, "host": host, "port": port}, place)
+        seed = Connection({**options, "host": host, "port": port}, patience_s)
         try:
             answer = seed.connect().ask("CLUSTER", "SLOTS")
             return _understood(answer, host, _has_sharded_channels(seed))
@@ -136,9 +138,9 @@ class Keeper:
     What it has made, or why it could not, is in `outcomes`; `tell` is called then, and every `tick` seconds.
     """
 
-    def __init__(self, place: Place, tick: float, tell: Callable[[], None]) -> None:
+    def __init__(self, scaling: Scaling, tick: float, tell: Callable[[], None]) -> None:
         self.outcomes: SimpleQueue[Made | str] = SimpleQueue()
-        self._place = place
+        self._scaling = scaling
         self._tick = tick
         self._tell = tell
         self._nodes: Sequence[tuple[str, int]] = ()  # of a cluster, as they were at last
@@ -191,7 +193,7 @@ class Keeper:
 
     def _attempt(self) -> None:
         try:
-            made = connect(self._place, self._nodes)
+            made = connect(self._scaling, self._nodes)
         except Exception as error:
             self.outcomes.put(_told(error))
             self._wanted.set()

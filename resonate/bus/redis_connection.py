@@ -9,29 +9,31 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from resonate.bus.redis_address import AddressError, Place, Sentinels, address, sentinels
+from resonate.bus.redis_address import AddressError, address
+from resonate.scaling import Redis
 
 
 class Connection:
     """`options` are those of `address`. Made by `connect`, it can be asked; nothing is tried twice.
 
+    `patience_s` is how long anything may take.
+
     What is asked raises redis.RedisError or OSError; the connection is to be closed then.
     """
 
-    def __init__(self, options: dict[str, Any], place: Place) -> None:
+    def __init__(self, options: dict[str, Any], patience_s: float) -> None:
         rest = dict(options)
         path, tls = rest.pop("unix_socket_path", None), rest.pop("ssl", False)
-        rest |= {"socket_timeout": place.patience, "retry": Retry(NoBackoff(), 0), "protocol": 2}
+        rest |= {"socket_timeout": patience_s, "retry": Retry(NoBackoff(), 0), "protocol": 2}
         kind: Any = redis.Connection
         if path is not None:
             kind = redis.UnixDomainSocketConnection
             del rest["host"], rest["port"]
             rest["path"] = path
         else:
-            rest["socket_connect_timeout"] = place.patience
+            rest["socket_connect_timeout"] = patience_s
             if tls:
                 kind = redis.SSLConnection
-                rest |= {"ssl_ca_certs": place.ca_file, "ssl_check_hostname": True}
         self._made = kind(**rest)
 
     def connect(self) -> Connection:
@@ -55,28 +57,26 @@ class Connection:
         self._made.disconnect()
 
 
-def locate(place: Place) -> dict[str, Any]:
-    """Where the Redis is, or one node of it. Sentinels are asked. Raises AddressError, redis.RedisError, OSError."""
-    if place.by_sentinel:
-        return _located(place, sentinels(place))
-    return address(place.url, place.host, place.port, place.username, place.password, place.database)
+def locate(told: Redis, patience_s: float) -> dict[str, Any]:
+    """Where it is, or one node of it. Sentinels are asked. Raises AddressError, redis.RedisError, OSError."""
+    options = address(told, told.database)
+    return _located(told, options, patience_s) if told.by_sentinels else options
 
 
-def _located(place: Place, asked: Sentinels) -> dict[str, Any]:
+def _located(told: Redis, options: dict[str, Any], patience_s: float) -> dict[str, Any]:
     """By the first Sentinel that knows."""
     failure: Exception = AddressError("no Sentinel is configured")
-    for host, port in asked.hosts:
-        options = {"host": host, "port": port, "db": 0, "ssl": asked.options.get("ssl", False)}
-        options |= {"username": place.sentinel_username, "password": place.sentinel_password}
-        sentinel = Connection(options, place)
+    own = {"db": 0, "username": told.sentinel_username, "password": told.sentinel_password}
+    for host, port in told.sentinel_addresses:
+        sentinel = Connection({**options, **own, "host": host, "port": port}, patience_s)
         try:
-            found = sentinel.connect().ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", asked.master)
+            found = sentinel.connect().ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", told.master)
         except (redis.RedisError, OSError) as error:
             failure = error
         else:
             if found:
-                return {**asked.options, "host": found[0].decode(), "port": int(found[1])}
-            failure = AddressError(f"the Sentinel at {host}:{port} knows no master of the name {asked.master}")
+                return {**options, "host": found[0].decode(), "port": int(found[1])}
+            failure = AddressError(f"the Sentinel at {host}:{port} knows no master of the name {told.master}")
         finally:
             sentinel.close()
     raise failure

@@ -12,15 +12,15 @@ from typing import Any, Final
 
 from redis.crc import key_slot
 
-from resonate.bus.redis_address import Place, plain
+from resonate.bus.redis_address import plain
 from resonate.bus.redis_connection import Connection
-from resonate.bus.redis_orders import ANSWERS, PARTIAL_ANSWERS, Command, Orders, entry
+from resonate.bus.redis_orders import ANSWERS, PARTIAL_ANSWERS, TALKS, Command, Orders, Talk, entry
 from resonate.bus.redis_wire import LinkError, Wire
 from resonate.bus.resp import Refusal, pack
+from resonate.scaling import Scaling
 from resonate.shard.cluster.entries import MAX_BYTES
 from resonate.shard.cluster.store import (
     Append,
-    Bury,
     Follow,
     Followed,
     Join,
@@ -97,13 +97,19 @@ class Link:
     """Orders go in, reports come out of `read`. Raises LinkError, after which it can only be closed."""
 
     def __init__(
-        self, made: Made, place: Place, poll: select.epoll, log: logging.Logger, counters: dict[str, int], now: float
+        self,
+        made: Made,
+        scaling: Scaling,
+        poll: select.epoll,
+        log: logging.Logger,
+        counters: dict[str, int],
+        now: float,
     ) -> None:
-        self._orders = Orders(place, made.sharded)
+        self._orders = Orders(scaling, made.sharded)
         self._slots = made.slots
         self._verbs = (b"SSUBSCRIBE", b"SUNSUBSCRIBE") if made.sharded else (b"SUBSCRIBE", b"UNSUBSCRIBE")
         self._nodes = [
-            Node(*(Wire(connection, poll, place.patience, now) for connection in pair)) for pair in made.connections
+            Node(*(Wire(connection, poll, scaling.patience, now) for connection in pair)) for pair in made.connections
         ]
         self._log = log
         self._counters = counters
@@ -139,8 +145,9 @@ class Link:
         elif kind is Listen:
             channel = self._orders.open_channel
             self._node(channel).listener.send(pack((b"SUBSCRIBE", channel)))
-        elif kind is Bury:
-            self._ask((self._orders.apps(order),), partial(self._bury, order))
+        elif kind in TALKS:
+            odd: list[bytes] = []
+            self._go_on(order, TALKS[kind](self._orders, order, odd), odd, None)
         else:
             *before, last = self._orders.commands(order)
             for command in before:
@@ -163,22 +170,20 @@ class Link:
         node.orders.send(command.packed)
         node.expected.append(then)
 
-    def _ask(self, commands: Sequence[Command], then: Callable[[list[Any]], None]) -> None:
-        """Send several, and go on when all have been answered."""
-        replies: list[Any] = []
-
-        def answered(reply: Any) -> None:
-            replies.append(reply)
-            if len(replies) == len(commands):
-                then(replies)
-
-        for command in commands:
-            self._send(command, answered)
-
-    def _bury(self, order: Bury, replies: list[Any]) -> None:
-        """The second step: it is known where the party holds something."""
-        apps = replies[0] if isinstance(replies[0], list) else []
-        self._ask(self._orders.bury(order, apps), lambda _: self._reports.append(Reply(order.ref, None)))
+    def _go_on(self, order: Any, talk: Talk, odd: list[bytes], reply: Any) -> None:
+        """Redis has replied to the last command of a talk: the next one, or the answer."""
+        kind, value = type(order), None
+        if isinstance(reply, Refusal):
+            self._refused(kind, reply)
+            reply = None
+        try:
+            self._send(talk.send(reply), partial(self._go_on, order, talk, odd))
+            return
+        except StopIteration as end:
+            value = end.value
+        except (ValueError, TypeError, LookupError):
+            self._misfit(kind)
+        self._report(kind, order.ref, value, odd)
 
     def _answer(self, kind: type[Any], ref: int | None, reply: Any) -> None:
         value = None
@@ -189,11 +194,17 @@ class Link:
             try:
                 value = PARTIAL_ANSWERS[kind](reply, odd) if kind in PARTIAL_ANSWERS else ANSWERS[kind](reply)
             except (ValueError, TypeError, LookupError):
-                self._complain(f"{kind.__name__}: what lies there is none of ours")
+                self._misfit(kind)
+        self._report(kind, ref, value, odd)
+
+    def _report(self, kind: type[Any], ref: int | None, value: Any, odd: list[bytes]) -> None:
         for _ in odd:
             self._complain(f"{kind.__name__}: a field is no text")
         if ref is not None:
             self._reports.append(Reply(ref, value))
+
+    def _misfit(self, kind: type[Any]) -> None:
+        self._complain(f"{kind.__name__}: what lies there is none of ours")
 
     def _refused(self, kind: type[Any], refusal: Refusal) -> None:
         self._complain(f"{kind.__name__}: {plain(refusal.text)}")

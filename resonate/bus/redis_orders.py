@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final, NamedTuple
 
 from resonate.bus import redis_scripts as scripts
-from resonate.bus.redis_address import Place
 from resonate.bus.resp import pack
+from resonate.scaling import Scaling
 from resonate.shard.cluster.entries import MAX_BYTES
 from resonate.shard.cluster.names import log_name
 from resonate.shard.cluster.store import (
     PAGE,
+    SLICE,
     Admit,
     Append,
     Arrive,
     Arrived,
     Bury,
+    Channels,
     Count,
     Entry,
     Index,
@@ -31,6 +34,7 @@ from resonate.shard.cluster.store import (
     Read,
     Renew,
     Say,
+    Subscriptions,
     Sum,
     Tally,
     Unindex,
@@ -38,6 +42,11 @@ from resonate.shard.cluster.store import (
 
 #: Digits of either part of an id.
 _DIGITS: Final = 20
+#: What is no letter in a pattern of Redis.
+_SPECIAL: Final = re.compile(rb"[*?\[\\]")
+#: A number of what is counted, as scripts know it; and the three that are kept of a party.
+_WHOLE: Final = re.compile(rb"[0-9]{1,15}")
+_HELD: Final = re.compile(rb"([0-9]{1,15}) ([0-9]{1,15}) ([0-9]{1,15})")
 
 
 class Command(NamedTuple):
@@ -47,23 +56,27 @@ class Command(NamedTuple):
     packed: bytes
 
 
-class Orders:
-    """Makes commands of orders, with the keys of one place. `sharded`: entries are told by SPUBLISH."""
+#: What is asked of Redis, one command after the other, each with its reply, None where it refuses; then the answer.
+Talk = Generator[Command, Any, Any]
 
-    def __init__(self, place: Place, sharded: bool) -> None:
-        self._prefix = f"{_tag(place.prefix)}:{{".encode()
+
+class Orders:
+    """Makes commands of orders, with the keys of one prefix. `sharded`: entries are told by SPUBLISH."""
+
+    def __init__(self, scaling: Scaling, sharded: bool) -> None:
+        self._prefix = f"{_tag(scaling.prefix)}:{{".encode()
         self._begin = len(self._prefix)
-        self.probe = (b"SET", f"{_tag(place.prefix)}:probe".encode(), b"", b"PX", b"1")  # what only a master does
-        self._parties = f"{_tag(place.prefix)}:parties".encode()
-        self.open_channel = place.prefix.encode()  # of the store's word `Say`
+        self.probe = (b"SET", f"{_tag(scaling.prefix)}:probe".encode(), b"", b"PX", b"1")  # what only a master does
+        self._parties = f"{_tag(scaling.prefix)}:parties".encode()
+        self.open_channel = scaling.prefix.encode()  # of the store's word `Say`
         self._append_words = (
             b"SPUBLISH" if sharded else b"PUBLISH",
-            b"%d" % place.log_length,
-            b"%d" % (place.log_seconds * 1000),
+            b"%d" % scaling.log_length,
+            b"%d" % (scaling.log_seconds * 1000),
         )
 
     def commands(self, order: Any) -> tuple[Command, ...]:
-        """Of one order that is neither `Follow`, `Unfollow` nor `Bury`; the reply to the last is its answer's."""
+        """Of one order that is neither to follow nor one of `TALKS`; the reply to the last is its answer's."""
         return _MAKERS[type(order)](self, order)
 
     # --- one log -----------------------------------------------------------------------------------------------------
@@ -134,8 +147,7 @@ class Orders:
     def _count(self, order: Count) -> tuple[Command, ...]:
         base = self._app(order.app)
         party = _bytes(order.party)
-        words = [base + b"counts", base + b"channels:" + party, party]
-        words += (b"%d" % order.connected, b"%d" % order.attached)
+        words = [*_counted(base, party), party, b"%d" % order.connected, b"%d" % order.attached]
         for channel, count in order.channels.items():
             words += (_bytes(channel), b"%d" % count)
         return *self._held(order.party, order.app), Command(base, scripts.COUNT.call(words))
@@ -147,8 +159,27 @@ class Orders:
 
     def _tally(self, order: Tally) -> tuple[Command, ...]:
         base = self._app(order.app)
-        words = (base + b"counts", base + b"channels:", _bytes(order.prefix))
-        return (Command(base, scripts.TALLY.call(words)),)
+        return (Command(base, scripts.TALLY.call((base + b"counts", base + b"subscriptions"))),)
+
+    def _subscriptions(self, order: Subscriptions) -> tuple[Command, ...]:
+        base = self._app(order.app)
+        return (Command(base, pack((b"HGET", base + b"subscriptions", _bytes(order.channel)))),)
+
+    def _channels(self, order: Channels, odd: list[bytes]) -> Talk:
+        """Piece by piece: meanwhile Redis serves others."""
+        key = self._app(order.app) + b"subscriptions"
+        pattern = _SPECIAL.sub(rb"\\\g<0>", _bytes(order.prefix)) + b"*"
+        found: dict[str, int] = {}
+        cursor = b"0"
+        while True:
+            words = (b"HSCAN", key, cursor, b"MATCH", pattern, b"COUNT", b"%d" % SLICE)
+            reply = yield Command(key, pack(words))
+            if reply is None:
+                return None
+            cursor, flat = reply
+            found.update((channel, count) for channel, value in _named(flat, odd) if (count := _whole(value)))
+            if cursor == b"0":
+                return found
 
     # --- parties -----------------------------------------------------------------------------------------------------
 
@@ -182,25 +213,27 @@ class Orders:
         key = self._of_party(order.party, b"index")
         return (Command(key, pack((b"SMEMBERS", key))),)
 
-    # `Bury` takes two steps: where the party holds something is not known before it has been asked.
+    def _bury(self, order: Bury, odd: list[bytes]) -> Talk:
+        """Who breaks off leaves it to others: what tells where the party holds something goes last.
 
-    def apps(self, order: Bury) -> Command:
-        """Which apps the party holds something of."""
-        key = self._of_party(order.party, b"apps")
-        return Command(key, pack((b"SMEMBERS", key)))
-
-    def bury(self, order: Bury, apps: Sequence[bytes]) -> tuple[Command, ...]:
-        """What it holds of these apps, and what else there is of it."""
+        Only those apps are taken out of that: the party may be there yet, and hold something of another. What Redis
+        refuses will not be better the next time, and holds up nothing else.
+        """
         party = _bytes(order.party)
-        found = []
-        for app in apps:
-            base = self._app(_text(app))
-            found.append(Command(base, pack((b"HDEL", base + b"counts", party))))
-            found.append(Command(base, pack((b"DEL", base + b"channels:" + party))))
-        index = self._of_party(order.party, b"index")
-        found.append(Command(index, pack((b"DEL", index, self._of_party(order.party, b"apps")))))
-        found.append(Command(self._parties, pack((b"ZREM", self._parties, party))))
-        return tuple(found)
+        noted, index = (self._of_party(order.party, what) for what in (b"apps", b"index"))
+        apps = yield Command(noted, pack((b"SMEMBERS", noted)))
+        for app in apps or ():
+            try:
+                base = self._app(_text(app))
+            except ValueError:
+                odd.append(app)
+                continue
+            bury = Command(base, scripts.BURY.call((*_counted(base, party), party, b"%d" % SLICE)))
+            while (yield bury):
+                pass  # some are left
+            yield Command(noted, pack((b"SREM", noted, app)))
+        yield Command(index, pack((b"DEL", index)))
+        yield Command(self._parties, pack((b"ZREM", self._parties, party)))
 
 
 _MAKERS: Final[dict[type[Any], Callable[[Orders, Any], tuple[Command, ...]]]] = {
@@ -214,6 +247,7 @@ _MAKERS: Final[dict[type[Any], Callable[[Orders, Any], tuple[Command, ...]]]] = 
     Count: Orders._count,
     Admit: Orders._admit,
     Tally: Orders._tally,
+    Subscriptions: Orders._subscriptions,
     Arrive: Orders._arrive,
     Renew: Orders._renew,
     Index: Orders._index,
@@ -221,6 +255,17 @@ _MAKERS: Final[dict[type[Any], Callable[[Orders, Any], tuple[Command, ...]]]] = 
     Parties: Orders._all,
     Logs: Orders._logs,
 }
+
+#: Orders for which Redis is asked more than once. What is left out of the answer is put into the list.
+TALKS: Final[dict[type[Any], Callable[[Orders, Any, list[bytes]], Talk]]] = {
+    Bury: Orders._bury,
+    Channels: Orders._channels,
+}
+
+
+def _counted(base: bytes, party: bytes) -> tuple[bytes, bytes, bytes]:
+    """Where it is counted what a party has of an app: connections, its subscriptions, and those of all."""
+    return base + b"counts", base + b"channels:" + party, base + b"subscriptions"
 
 
 def _tag(text: str) -> str:
@@ -269,9 +314,16 @@ def _page(reply: Any, odd: list[bytes]) -> Page:
     )
 
 
-def _sum(reply: Any, odd: list[bytes]) -> Sum:
-    connected, attached, *channels = reply
-    return Sum(connected, attached, {channel: count for channel, count in _named(channels, odd) if count})
+def _sum(reply: Any) -> Sum:
+    parties, channels = reply
+    held = [found for party in parties if (found := _HELD.fullmatch(party))]
+    connected, attached, subscriptions = (sum(int(found[number]) for found in held) for number in (1, 2, 3))
+    return Sum(connected, attached, subscriptions, channels)
+
+
+def _whole(value: bytes | None) -> int:
+    """What is no number of ours counts as 0."""
+    return int(value) if value is not None and _WHOLE.fullmatch(value) else 0
 
 
 def _named(flat: Sequence[Any], odd: list[bytes]) -> list[tuple[str, Any]]:
@@ -302,6 +354,8 @@ ANSWERS: Final[dict[type[Any], Callable[[Any], Any]]] = {
     Leave: position,
     Count: _nothing,
     Admit: tuple,
+    Tally: _sum,
+    Subscriptions: _whole,
     Arrive: lambda reply: Arrived(*(int(ms) << 16 for ms in reply)),
     Renew: bool,
     Index: _nothing,
@@ -311,4 +365,4 @@ ANSWERS: Final[dict[type[Any], Callable[[Any], Any]]] = {
 }
 
 #: The same for answers with fields in them. What is left out of those is put into the list.
-PARTIAL_ANSWERS: Final[dict[type[Any], Callable[[Any, list[bytes]], Any]]] = {Read: _page, Look: _page, Tally: _sum}
+PARTIAL_ANSWERS: Final[dict[type[Any], Callable[[Any, list[bytes]], Any]]] = {Read: _page, Look: _page}

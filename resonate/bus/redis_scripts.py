@@ -1,7 +1,4 @@
-"""What Redis does as one: a script each. All keys of a call lie in one slot, and are passed as KEYS.
-
-One key is made of data: TALLY reads `KEYS[2] .. party` for each party of an app. It has the hash tag of KEYS[2].
-"""
+"""What Redis does as one: a script each. All keys of a call lie in one slot, and are passed as KEYS."""
 
 from __future__ import annotations
 
@@ -109,23 +106,98 @@ return {entries, last(KEYS[1]), members, redis.call('GET', KEYS[3]), redis.call(
 """,
 )
 
-#: counts, subscriptions of the party | party, connected, attached, then channel and count of each.
-COUNT: Final = Script(
-    2,
-    """
-for i = 4, #ARGV, 2 do
-    if ARGV[i + 1] == '0' then
-        redis.call('HDEL', KEYS[2], ARGV[i])
-    else
-        redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+# A party's own hash says what it has in the totals: both change in one step, by the same. All is read before anything
+# is written: if a key is somebody else's, that is found by then. What is no number counts as 0, and a total is never
+# less than what the party has of it; when nobody holds anything of the app the totals go, whoever may have spoilt them.
+# `unpack` takes less than 8,000: that is four times SLICE.
+_COUNTED: Final = """
+local function whole(text)
+    return text and #text < 16 and string.match(text, '^%d+$') and tonumber(text) or 0
+end
+
+local function write(key, channels, numbers)
+    local some, none = {}, {}
+    for i, channel in ipairs(channels) do
+        if numbers[i] > 0 then
+            some[#some + 1] = channel
+            some[#some + 1] = numbers[i]
+        else
+            none[#none + 1] = channel
+        end
+    end
+    if #some > 0 then
+        redis.call('HSET', key, unpack(some))
+    end
+    if #none > 0 then
+        redis.call('HDEL', key, unpack(none))
     end
 end
-if ARGV[2] == '0' and ARGV[3] == '0' and redis.call('EXISTS', KEYS[2]) == 0 then
-    redis.call('HDEL', KEYS[1], ARGV[1])
-else
-    redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
+
+local function change(own, totals, channels, numbers)
+    if #channels == 0 then
+        return 0
+    end
+    local had = redis.call('HMGET', own, unpack(channels))
+    local all = redis.call('HMGET', totals, unpack(channels))
+    local more = 0
+    for i, number in ipairs(numbers) do
+        local difference = number - whole(had[i])
+        more = more + difference
+        all[i] = math.max(number, whole(all[i]) + difference)
+    end
+    write(own, channels, numbers)
+    write(totals, channels, all)
+    return more
 end
-return 0
+
+local function subscriptions_of(counts, party)
+    return whole(string.match(redis.call('HGET', counts, party) or '', '^%d+ %d+ (%d+)$'))
+end
+
+local function tell(counts, own, totals, party, connected, attached, subscriptions)
+    local left = redis.call('HLEN', own)
+    if connected == '0' and attached == '0' and left == 0 then
+        redis.call('HDEL', counts, party)
+        if redis.call('HLEN', counts) == 0 then
+            redis.call('UNLINK', totals)
+        end
+    else
+        subscriptions = string.format('%.0f', math.max(0, subscriptions))
+        redis.call('HSET', counts, party, connected .. ' ' .. attached .. ' ' .. subscriptions)
+    end
+    return left
+end
+"""
+
+#: counts, subscriptions of the party, and of all | party, connected, attached, then channel and count of each. How many
+#: of its channels there are.
+COUNT: Final = Script(
+    3,
+    _COUNTED
+    + """
+local before = subscriptions_of(KEYS[1], ARGV[1])
+local channels, numbers = {}, {}
+for i = 4, #ARGV, 2 do
+    channels[#channels + 1] = ARGV[i]
+    numbers[#numbers + 1] = whole(ARGV[i + 1])
+end
+local more = change(KEYS[2], KEYS[3], channels, numbers)
+return tell(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], before + more)
+""",
+)
+
+#: counts, subscriptions of the party, and of all | party, at most. How many of its channels are left.
+BURY: Final = Script(
+    3,
+    _COUNTED
+    + """
+local before = subscriptions_of(KEYS[1], ARGV[1])
+local channels, numbers = redis.call('HRANDFIELD', KEYS[2], ARGV[2]), {}
+for i = 1, #channels do
+    numbers[i] = 0
+end
+local more = change(KEYS[2], KEYS[3], channels, numbers)
+return tell(KEYS[1], KEYS[2], KEYS[3], ARGV[1], '0', '0', before + more)
 """,
 )
 
@@ -133,48 +205,25 @@ return 0
 ADMIT: Final = Script(
     1,
     """
-local others, attached = 0, '0'
+local others, more = 0, '0 0'
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
-    local connected, rest = string.match(all[i + 1], '^(%d+) (%d+)$')
+    local connected, rest = string.match(all[i + 1], '^(%d+) (%d+ %d+)$')
     if all[i] == ARGV[1] then
-        attached = rest or '0'
+        more = rest or '0 0'
     else
         others = others + (tonumber(connected) or 0)
     end
 end
 local held = tonumber(ARGV[2])
 local granted = math.max(0, math.min(tonumber(ARGV[3]), tonumber(ARGV[4]) - others - held))
-redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', held + granted) .. attached)
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', held + granted) .. more)
 return {granted, others}
 """,
 )
 
-#: counts, what the subscriptions of a party begin with | prefix. Connected, attached, channels with their counts.
-TALLY: Final = Script(
-    2,
-    """
-local connected, attached, channels = 0, 0, {}
-local all = redis.call('HGETALL', KEYS[1])
-for i = 1, #all, 2 do
-    local some, of_those = string.match(all[i + 1], '^(%d+) (%d+)$')
-    connected = connected + (tonumber(some) or 0)
-    attached = attached + (tonumber(of_those) or 0)
-    local held = redis.call('HGETALL', KEYS[2] .. all[i])
-    for j = 1, #held, 2 do
-        if string.sub(held[j], 1, #ARGV[1]) == ARGV[1] then
-            channels[held[j]] = (channels[held[j]] or 0) + (tonumber(held[j + 1]) or 0)
-        end
-    end
-end
-local found = {connected, attached}
-for channel, count in pairs(channels) do
-    found[#found + 1] = channel
-    found[#found + 1] = count
-end
-return found
-""",
-)
+#: counts, subscriptions. What each party has, and how many channels there are.
+TALLY: Final = Script(2, "return {redis.call('HVALS', KEYS[1]), redis.call('HLEN', KEYS[2])}")
 
 #: parties | party, milliseconds. The time, and that of the first arrival, which stands among the parties: without them
 #: nobody can go on, so it cannot be lost alone.
@@ -216,4 +265,4 @@ return found
 )
 
 #: Those that a connection needs to know.
-ALL: Final = (APPEND, JOIN, LEAVE, READ, COUNT, ADMIT, TALLY, ARRIVE, RENEW, PARTIES)
+ALL: Final = (APPEND, JOIN, LEAVE, READ, COUNT, BURY, ADMIT, TALLY, ARRIVE, RENEW, PARTIES)

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from queue import Empty
 from typing import Final
 
-from resonate.bus.redis_address import Place
+from resonate.bus.redis_address import described
 from resonate.bus.redis_connect import Keeper
 from resonate.bus.redis_link import Link, Made
 from resonate.bus.redis_wire import LinkError
+from resonate.scaling import Scaling
 from resonate.shard.cluster.store import Lost, Order, Ready, Report
 
 #: Seconds to wait for the thread when closing. It may be waiting for Redis, and ends by itself after that.
@@ -34,9 +35,10 @@ class RedisStore:
     were none of ours; `refused`, orders that Redis would not do, or whose answer was none of ours.
     """
 
-    def __init__(self, place: Place, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, scaling: Scaling, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self.counters = dict.fromkeys(("ready", "lost", "dropped_orders", "dropped_messages", "refused"), 0)
-        self._place = place
+        self._scaling = scaling
+        self._where = described(scaling.redis)
         self._log = log
         self._clock = clock
         self._poll = select.epoll()
@@ -47,7 +49,7 @@ class RedisStore:
         self._link: Link | None = None
         self._reports: list[Report] = []  # that the store is lost
         self._reason: str | None = None  # why it is not there, as far as that has been said
-        self._keeper = Keeper(place, place.patience / TICKS, self._tell)
+        self._keeper = Keeper(scaling, scaling.patience / TICKS, self._tell)
         self._keeper.start()
 
     def fileno(self) -> int:
@@ -110,9 +112,9 @@ class RedisStore:
             except Empty:
                 return reports
             if isinstance(outcome, Made):
-                self._link = Link(outcome, self._place, self._poll, self._log, self.counters, now)
+                self._link = Link(outcome, self._scaling, self._poll, self._log, self.counters, now)
                 self.counters["ready"] += 1
-                self._log.info("%s is there", self._place)
+                self._log.info("%s is there", self._where)
                 self._reason = None
                 reports.append(Ready())
             else:
@@ -133,5 +135,5 @@ class RedisStore:
     def _say(self, reason: str) -> None:
         """Once for each reason, until it changes."""
         if reason != self._reason:
-            self._log.warning("%s cannot be used, and is tried again all the time: %s", self._place, reason)
+            self._log.warning("%s cannot be used, and is tried again all the time: %s", self._where, reason)
         self._reason = reason

@@ -78,8 +78,7 @@ class RestartKey:
 
     def __init__(self, server: Server) -> None:
         self.names = names(server)
-        told = server.scaling.redis
-        options = address(told.url, told.host, told.port, told.username, told.password, server.restart_database)
+        options = address(server.scaling.redis, server.restart_database)
         self.place = f"Redis at {where(options)}, database {options['db']}"
         self._redis = redis.Redis(
             **options,

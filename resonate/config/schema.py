@@ -127,6 +127,13 @@ SERVER: Final[dict[str, Key]] = {
     "scaling.server.cluster": Key("redis.cluster", "RESONATE_SCALING_CLUSTER", flag),
     "scaling.server.sentinel_master": Key("redis.sentinel_master", "RESONATE_SCALING_SENTINEL_MASTER", optional_text),
     "scaling.server.sentinels": Key("redis.sentinels", "RESONATE_SCALING_SENTINELS", texts),
+    "scaling.server.sentinel_username": Key(
+        "redis.sentinel_username", "RESONATE_SCALING_SENTINEL_USERNAME", optional_text
+    ),
+    "scaling.server.sentinel_password": Key(
+        "redis.sentinel_password", "RESONATE_SCALING_SENTINEL_PASSWORD", optional_text
+    ),
+    "scaling.server.ca_file": Key("redis.ca_file", "RESONATE_SCALING_CA_FILE", optional_text),
     "scaling.patience": Key("scaling.patience", "RESONATE_SCALING_PATIENCE", number),
     "scaling.lease": Key("scaling.lease", "RESONATE_SCALING_LEASE", integer),
     "scaling.log_length": Key("scaling.log_length", "RESONATE_SCALING_LOG_LENGTH", integer),

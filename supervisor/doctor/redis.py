@@ -56,11 +56,10 @@ def redis(case: Case) -> Iterator[Finding]:
 
 def _asked(server: Server, use: Use) -> Iterator[Finding]:
     from resonate.bus import redis_checkup  # who has no Redis does not wait for its library
-    from resonate.bus.redis_address import Place
     from resonate.bus.restart_key import names
 
     if use.shared:
-        needed = redis_checkup.words_of_hosts(Place.of(server.scaling))
+        needed = redis_checkup.words_of_hosts(server.scaling)
     else:
         needed = redis_checkup.words_of_restarts(names(server))
     place = "Redis"

@@ -175,7 +175,7 @@ OUTAGES: Final = {
     "redis-restart": Outage(_redis_restart),
     "redis-wipe": Outage(_redis_wipe),
     "flushed": Outage(_flushed, 60.0, together=True),
-    "redis-stop": Outage(_redis_stop, 60.0, place={"scaling": {"queue_seconds": 180}}),
+    "redis-stop": Outage(_redis_stop, 60.0),
     "redis-freeze": Outage(_redis_freeze),
     "one-way": Outage(_one_way, 30.0, edges=True),
     "other-way": Outage(_other_way, 30.0, edges=True),

@@ -6,71 +6,60 @@ from typing import Any
 
 import pytest
 
-from resonate.bus.redis_address import AddressError, Place, address, sentinels
+from resonate.bus.redis_address import AddressError, address, described
 from resonate.bus.redis_connection import locate
-from resonate.scaling import Scaling
+from resonate.scaling import Redis
 
 SECRET = "hunter2"
 
 
 @pytest.mark.parametrize(
-    ("place", "expected"),
+    ("told", "expected"),
     [
-        (Place(), {"host": "127.0.0.1", "port": 6379, "db": 0}),
-        (Place(host="cache", port=1, database=3), {"host": "cache", "port": 1, "db": 3}),
-        (Place(host="/run/redis.sock"), {"unix_socket_path": "/run/redis.sock"}),
-        (Place(host="tls://cache"), {"host": "cache", "ssl": True}),
-        (Place(url="rediss://ann:p%40ss@cache/2"), {"host": "cache", "username": "ann", "password": "p@ss", "db": 2}),
-        (Place(url="redis://cache:5", password="p"), {"host": "cache", "port": 5, "password": "p", "ssl": False}),
-        (Place(url="unix:///run/a%20b.sock", password="p"), {"unix_socket_path": "/run/a b.sock", "password": "p"}),
-        (Place(url="redis://[::1]:5/0"), {"host": "::1", "port": 5, "db": 0}),
+        (Redis(), {"host": "127.0.0.1", "port": 6379, "db": 0}),
+        (Redis(host="cache", port=1, database=3), {"host": "cache", "port": 1, "db": 3}),
+        (Redis(host="/run/redis.sock"), {"unix_socket_path": "/run/redis.sock"}),
+        (Redis(host="tls://cache"), {"host": "cache", "ssl": True, "ssl_check_hostname": True}),
+        (Redis(host="tls://cache", ca_file="/ca.pem"), {"ssl_ca_certs": "/ca.pem"}),
+        (Redis(url="rediss://ann:p%40ss@cache/2"), {"host": "cache", "username": "ann", "password": "p@ss", "db": 2}),
+        (Redis(url="redis://cache:5", password="p"), {"host": "cache", "port": 5, "password": "p", "ssl": False}),
+        (Redis(url="unix:///run/a%20b.sock", password="p"), {"unix_socket_path": "/run/a b.sock", "password": "p"}),
+        (Redis(url="redis://[::1]:5/0"), {"host": "::1", "port": 5, "db": 0}),
     ],
 )
-def test_where_it_is(place: Place, expected: dict[str, Any]) -> None:
-    assert locate(place).items() >= expected.items()
+def test_where_it_is(told: Redis, expected: dict[str, Any]) -> None:
+    assert locate(told, 1.0).items() >= expected.items()
 
 
 @pytest.mark.parametrize(
-    ("place", "hosts", "master", "options"),
+    ("told", "options"),
     [
-        (Place(sentinels=(("a", 1), ("b", 2)), master="m", database=4), (("a", 1), ("b", 2)), "m", {"db": 4}),
-        (Place(url="redis+sentinel://a,b:5/m"), (("a", 26379), ("b", 5)), "m", {"db": 0}),
-        (Place(url="redis+sentinel://a"), (("a", 26379),), "mymaster", {"db": 0}),
+        (Redis(sentinels=("a:1", "b:2"), sentinel_master="m", database=4), {"db": 4}),
+        (Redis(url="redis+sentinel://a,b:5/m"), {"db": 0}),
         (
-            Place(url="rediss+sentinel://ann:p%40ss@[::1]:7,[::2]/m/3"),
-            (("::1", 7), ("::2", 26379)),
-            "m",
-            {"db": 3, "username": "ann", "password": "p@ss", "ssl": True},
+            Redis(url="rediss+sentinel://ann:p%40ss@[::1]:7,[::2]/m/3", ca_file="/ca.pem"),
+            {"db": 3, "username": "ann", "password": "p@ss", "ssl": True, "ssl_ca_certs": "/ca.pem"},
         ),
     ],
 )
-def test_who_knows_where_it_is(
-    place: Place, hosts: tuple[tuple[str, int], ...], master: str, options: dict[str, Any]
-) -> None:
-    found = sentinels(place)
-    assert (found.hosts, found.master) == (hosts, master)
-    assert found.options.items() >= options.items()
-    assert str(place) == "Redis by Sentinel"
+def test_what_is_said_to_whom_sentinels_name(told: Redis, options: dict[str, Any]) -> None:
+    assert address(told, told.database).items() >= options.items()
+    assert described(told) == "Redis by Sentinel"
 
 
-@pytest.mark.parametrize("url", [f"redis://:{SECRET}/x@cache:1", f"redis+sentinel://:{SECRET}/x@a:1/m"])
-def test_a_url_that_cannot_be_read_is_not_quoted(url: str) -> None:
-    place = Place(url=url)
+def test_a_url_that_cannot_be_read_is_not_quoted() -> None:
+    told = Redis(url=f"redis://:{SECRET}/x@cache:1")
     with pytest.raises(AddressError) as caught:
-        locate(place)
-    assert SECRET not in f"{caught.value} {place} {place!r}"
-
-
-def test_what_holds_by_itself_is_what_the_configuration_says() -> None:
-    assert Place() == Place.of(Scaling())
+        locate(told, 1.0)
+    assert SECRET not in f"{caught.value} {described(told)} {told!r}"
 
 
 def test_no_password_in_a_text() -> None:
-    place = Place(password=SECRET, sentinel_password=SECRET, url=f"redis://ann:{SECRET}@cache")
-    assert SECRET not in repr(place) + str(place)
-    assert str(place) == "Redis at cache:6379"
+    told = Redis(password=SECRET, sentinel_password=SECRET, url=f"redis://ann:{SECRET}@cache")
+    assert SECRET not in repr(told) + described(told)
+    assert described(told) == "Redis at cache:6379"
 
 
 def test_settings_beside_a_url_hold_where_it_says_nothing() -> None:
-    found = address("redis://cache", "other", 1, "ann", SECRET, 2)
+    found = address(Redis(url="redis://cache", host="other", port=1, username="ann", password=SECRET), 2)
     assert found == {"host": "cache", "port": 1, "username": "ann", "password": SECRET, "db": 2, "ssl": False}

@@ -14,7 +14,6 @@ import pytest
 import redis
 
 from resonate.bus import redis_scripts
-from resonate.bus.redis_address import Place
 from resonate.bus.redis_checkup import (
     PINGS,
     Checkup,
@@ -30,7 +29,7 @@ from tests.support.redis import RedisServer
 from tests.support.redis_groups import SERVICE, RedisCluster, Sentinels, in_directory
 from tests.support.server import free_port
 
-NEEDED = [*words_of_hosts(Place()), *words_of_restarts(["laravel:reverb:restart"])]
+NEEDED = [*words_of_hosts(Scaling()), *words_of_restarts(["laravel:reverb:restart"])]
 
 
 @pytest.fixture(scope="module")
@@ -180,11 +179,11 @@ def test_the_restart_key_is_where_laravel_finds_its_redis() -> None:
 def test_all_that_scripts_do_is_asked_for() -> None:
     used = {name for script in redis_scripts.ALL for name in re.findall(r"redis\.call\('(\w+)'", script.text)}
     assert len(used) > 10
-    assert used <= {words[0] for words in words_of_hosts(Place())}
+    assert used <= {words[0] for words in words_of_hosts(Scaling())}
 
 
 def test_keys_are_those_of_the_prefix() -> None:
-    keys = [words[1] for words in words_of_hosts(Place(prefix="shop")) if len(words) > 1 and ":" in words[1]]
+    keys = [words[1] for words in words_of_hosts(Scaling(prefix="shop")) if len(words) > 1 and ":" in words[1]]
     assert len(keys) > 15
     assert all(key.startswith("shop:") for key in keys)
 
@@ -199,7 +198,7 @@ def test_a_cluster(tmp_path: Path) -> None:
     with RedisCluster(in_directory(tmp_path)) as cluster:
         place = Redis(port=cluster.servers[0].port, cluster=True)
         server = Server(scaling=Scaling(enabled=True, redis=place))
-        found = examine(connection(server, True)[0], words_of_hosts(Place.of(server.scaling)))
+        found = examine(connection(server, True)[0], words_of_hosts(server.scaling))
     assert (found.info["cluster_enabled"], found.info["cluster_state"]) == ("1", "ok")
     assert found.denied == {}  # keys of other nodes are no matter of rights
 

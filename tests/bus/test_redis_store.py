@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import select
@@ -9,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,18 +19,21 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonate.bus.redis_address import Place
+from resonate.bus.redis_address import described
 from resonate.bus.redis_link import MOST_BYTES
 from resonate.bus.redis_orders import entry as entry_of
 from resonate.bus.redis_store import RedisStore
 from resonate.bus.resp import Reader
+from resonate.scaling import Scaling
 from resonate.shard.cluster.entries import MAX_BYTES
 from resonate.shard.cluster.store import (
     PAGE,
+    SLICE,
     Admit,
     Append,
     Arrive,
     Bury,
+    Channels,
     Count,
     Entry,
     Follow,
@@ -45,6 +50,7 @@ from resonate.shard.cluster.store import (
     Reply,
     Said,
     Say,
+    Subscriptions,
     Sum,
     Tally,
     Unfollow,
@@ -52,7 +58,7 @@ from resonate.shard.cluster.store import (
 )
 from tests.bus.redis_proxy import Proxy
 from tests.support.eventually import eventually
-from tests.support.redis import RedisServer
+from tests.support.redis import RedisServer, at
 from tests.support.redis_groups import SERVICE, RedisCluster, Sentinels, in_directory
 from tests.support.server import free_port
 from tests.support.stores import End, RedisHosts
@@ -90,9 +96,9 @@ def lines() -> Lines:
 
 
 @pytest.fixture
-def unready(lines: Lines) -> Iterator[Callable[[Place], End]]:
+def unready(lines: Lines) -> Iterator[Callable[[Scaling], End]]:
     """Makes ends, whatever becomes of them."""
-    hosts = RedisHosts(Place())
+    hosts = RedisHosts(at())
     yield lambda place: hosts.unready(place, lines.logger)
     hosts.close()
 
@@ -108,8 +114,8 @@ def works(end: End, log: str = LOG) -> bool:
 # --- losing it -------------------------------------------------------------------------------------------------------
 
 
-def test_a_redis_that_dies_and_comes_back_empty(redis: RedisServer, unready: Callable[[Place], End]) -> None:
-    end = unready(Place(port=redis.port)).until_ready()
+def test_a_redis_that_dies_and_comes_back_empty(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
+    end = unready(at(port=redis.port)).until_ready()
     assert works(end)
     redis.stop()
     assert "closed" in end.until_lost() or "broken" in end.until_lost()
@@ -123,9 +129,9 @@ def test_a_redis_that_dies_and_comes_back_empty(redis: RedisServer, unready: Cal
     assert not [report for report in end.reports if isinstance(report, Reply) and report.ref == 1000]
 
 
-def test_a_redis_that_is_not_there_yet(unready: Callable[[Place], End], lines: Lines, tmp_path: Path) -> None:
+def test_a_redis_that_is_not_there_yet(unready: Callable[[Scaling], End], lines: Lines, tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
-    end = unready(Place(port=server.port))
+    end = unready(at(port=server.port))
     assert "refused" in end.until_lost()
     with server:
         end.until_ready()
@@ -134,8 +140,8 @@ def test_a_redis_that_is_not_there_yet(unready: Callable[[Place], End], lines: L
 
 
 @pytest.mark.parametrize("busy", [True, False])
-def test_a_redis_that_hangs_is_lost(redis: RedisServer, unready: Callable[[Place], End], busy: bool) -> None:
-    end = unready(Place(port=redis.port, patience=0.5)).until_ready()
+def test_a_redis_that_hangs_is_lost(redis: RedisServer, unready: Callable[[Scaling], End], busy: bool) -> None:
+    end = unready(at(port=redis.port, patience=0.5)).until_ready()
     redis.freeze()
     if busy:
         end.order(Append(1000, LOG, b"x", b"", 0))
@@ -146,9 +152,9 @@ def test_a_redis_that_hangs_is_lost(redis: RedisServer, unready: Callable[[Place
     assert not [report for report in end.reports if isinstance(report, Reply) and report.ref == 1000]
 
 
-def test_a_redis_that_never_answers_is_no_redis(unready: Callable[[Place], End]) -> None:
+def test_a_redis_that_never_answers_is_no_redis(unready: Callable[[Scaling], End]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        end = unready(Place(port=deaf.getsockname()[1], patience=0.3))
+        end = unready(at(port=deaf.getsockname()[1], patience=0.3))
         assert "Timeout" in end.until_lost()
 
 
@@ -156,7 +162,7 @@ ODD = (b"+OK", b":1", b"*1\r\n$1\r\nx", b"*1\r\n:7", b"*1\r\n*3\r\n:0\r\n:16383\
 
 
 @pytest.mark.parametrize("answer", ODD)
-def test_whatever_answers_it_is_tried_again(unready: Callable[[Place], End], answer: bytes) -> None:
+def test_whatever_answers_it_is_tried_again(unready: Callable[[Scaling], End], answer: bytes) -> None:
     asked = [0]
 
     def serve(listening: socket.socket) -> None:
@@ -171,7 +177,7 @@ def test_whatever_answers_it_is_tried_again(unready: Callable[[Place], End], ans
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = threading.Thread(target=serve, args=(listening,), daemon=True)
         serving.start()
-        end = unready(Place(port=listening.getsockname()[1], cluster=True, patience=1))
+        end = unready(at(port=listening.getsockname()[1], cluster=True, patience=1))
         assert end.until_lost() == "what answers there is no Redis that we know"
         end.until(lambda _: asked[0] >= 3)
         listening.shutdown(socket.SHUT_RDWR)
@@ -180,10 +186,10 @@ def test_whatever_answers_it_is_tried_again(unready: Callable[[Place], End], ans
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_connection_that_is_cut_one_way_is_lost(
-    redis: RedisServer, unready: Callable[[Place], End], which: int
+    redis: RedisServer, unready: Callable[[Scaling], End], which: int
 ) -> None:
     with Proxy(redis.port) as proxy:
-        end = unready(Place(port=proxy.port, patience=0.5)).until_ready()
+        end = unready(at(port=proxy.port, patience=0.5)).until_ready()
         assert works(end)
         proxy.mute(which)
         assert end.until_lost(within=10) == "no answer within 0.5 s"
@@ -191,8 +197,8 @@ def test_a_connection_that_is_cut_one_way_is_lost(
         assert works(end)
 
 
-def test_who_follows_misses_nothing_between_two_breaks(redis: RedisServer, unready: Callable[[Place], End]) -> None:
-    end = unready(Place(port=redis.port, log_length=100_000)).until_ready()
+def test_who_follows_misses_nothing_between_two_breaks(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
+    end = unready(at(port=redis.port, log_length=100_000)).until_ready()
     reference = 1000
     for number, kind in enumerate(("normal", "pubsub", "normal", "pubsub")):
         end.until_mended()
@@ -224,8 +230,8 @@ def everything(end: End, log: str = LOG) -> list[tuple[int, bytes]]:
     return found
 
 
-def test_who_does_not_keep_up_is_lost(redis: RedisServer, unready: Callable[[Place], End]) -> None:
-    end = unready(Place(port=redis.port, patience=60)).until_ready()
+def test_who_does_not_keep_up_is_lost(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
+    end = unready(at(port=redis.port, patience=60)).until_ready()
     redis.freeze()
     entry = bytes(2**20)
     end.order(*(Append(1000, LOG, entry, b"", 0) for _ in range(MOST_BYTES // 2**20 + 16)))
@@ -246,12 +252,12 @@ def test_who_does_not_keep_up_is_lost(redis: RedisServer, unready: Callable[[Pla
 )
 def test_a_redis_that_cannot_serve_is_lost_until_it_can(
     redis: RedisServer,
-    unready: Callable[[Place], End],
+    unready: Callable[[Scaling], End],
     wrong: tuple[str, ...],
     right: tuple[str, ...],
     reason: str,
 ) -> None:
-    end = unready(Place(port=redis.port)).until_ready()
+    end = unready(at(port=redis.port)).until_ready()
     end.follow(LOG)
     redis.do(*wrong)
     end.order(Append(1000, LOG, b"x", b"", 0))
@@ -272,7 +278,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def hosts(shared: RedisServer) -> Iterator[RedisHosts]:
-    found = RedisHosts(Place(port=shared.port, prefix="garbage"))
+    found = RedisHosts(at(port=shared.port, prefix="garbage"))
     yield found
     found.close()
 
@@ -307,9 +313,9 @@ def test_garbage_on_the_channel_is_dropped_and_counted(
 
 
 def test_a_message_that_is_dropped_is_logged_once(
-    redis: RedisServer, unready: Callable[[Place], End], lines: Lines
+    redis: RedisServer, unready: Callable[[Scaling], End], lines: Lines
 ) -> None:
-    end = unready(Place(port=redis.port)).until_ready()
+    end = unready(at(port=redis.port)).until_ready()
     end.follow(LOG)
     redis.do("PUBLISH", KEY, "garbage")
     redis.do("PUBLISH", KEY, "garbage")
@@ -336,55 +342,164 @@ def test_the_longest_entry_is_the_same_everywhere() -> None:
 
 
 def test_a_key_of_somebody_else_is_refused_and_said_once(
-    redis: RedisServer, unready: Callable[[Place], End], lines: Lines
+    redis: RedisServer, unready: Callable[[Scaling], End], lines: Lines
 ) -> None:
     redis.set(KEY, "a string", database=0)
     redis.set("reverb:parties", "a string", database=0)
     redis.set("reverb:{app/}:counts", "a string", database=0)
     redis.set("reverb:{p}:apps", "a string", database=0)
-    end = unready(Place(port=redis.port)).until_ready()
+    redis.set("reverb:{shop/}:subscriptions", "a string", database=0)
+    end = unready(at(port=redis.port)).until_ready()
     for _ in range(3):
         assert end.ask(Append, LOG, b"presence data", b"", 0) is None
         assert end.ask(Read, LOG, 0, True) is None
         assert end.ask(Parties) is None
         assert end.ask(Renew, "p", 1.0) is None
-        assert end.ask(Tally, "app", "") is None
+        assert end.ask(Tally, "app") is None
+        assert end.ask(Subscriptions, "shop", "a") is None
+        assert end.ask(Channels, "shop", "") is None
+        assert end.ask(Count, "q", "shop", 1, 1, {"a": 1}) is None
         assert end.ask(Bury, "p") is None
+    assert redis.do("EXISTS", "reverb:{shop/}:counts", "reverb:{shop/}:channels:q") == 0  # nothing by halves
     assert end.losses == []
-    assert lines.count("WRONGTYPE") == lines.count("refused an order") == 5
+    assert lines.count("WRONGTYPE") == lines.count("refused an order") == 9
     assert lines.count("presence") == 0
     assert works(end, "app/b")
 
 
 def test_values_of_somebody_else_are_left_out(
-    redis: RedisServer, unready: Callable[[Place], End], lines: Lines
+    redis: RedisServer, unready: Callable[[Scaling], End], lines: Lines
 ) -> None:
     with redis.client() as client:
         client.xadd(KEY, {"theirs": "x"})
         client.xadd(KEY, {"e": "x", "more": "y"})
-        client.hset("reverb:{app/}:counts", mapping={"p1": "x", "p2": "1 x", "p3": "3 2"})
-        client.hset("reverb:{app/}:channels:p3", mapping={b"a": b"x", b"b": b"2", b"\xff": b"1"})
+        client.hset("reverb:{app/}:counts", mapping={"p1": "x", "p2": "1 x", "p3": "3 2 2", "p4": "-1 1 1"})
+        client.hset("reverb:{app/}:subscriptions", mapping={b"a": b"x", b"b": b"2", b"c": b"-1", b"\xff": b"1"})
         client.hset("reverb:{app/b}:members", mapping={b"\xff": b"x", b"p ann": b"y"})
-    end = unready(Place(port=redis.port)).until_ready()
+    end = unready(at(port=redis.port)).until_ready()
     assert [entry for _, entry in end.ask(Read, LOG, 0, False).entries] == [b"x"]
-    assert end.ask(Tally, "app", "") == Sum(3, 2, {"b": 2})
+    assert end.ask(Tally, "app") == Sum(3, 2, 2, 4)
+    assert [end.ask(Subscriptions, "app", channel) for channel in "abc"] == [0, 2, 0]
+    assert end.ask(Channels, "app", "") == {"b": 2}
     assert end.ask(Look, "app/b").members == [("p ann", b"y")]
     assert lines.count("a field is no text") == 2  # once for each kind
     assert end.losses == []
 
 
-def test_positions_grow_on_when_a_clock_has_gone_back(redis: RedisServer, unready: Callable[[Place], End]) -> None:
+GARBAGE = ["x", "-3", "", "1.5", "1e3", "0x10", " 1", "9" * 400, "inf", "nan"]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_counts_of_somebody_else_are_none(redis: RedisServer, unready: Callable[[Scaling], End], garbage: str) -> None:
+    end = unready(at(port=redis.port)).until_ready()
+    end.ask(Count, "p", "app", 2, 1, {"a": 1, "b": 1})
+    end.ask(Count, "q", "app", 2, 1, {"c": 1})
+    with redis.client() as client:
+        client.hset("reverb:{app/}:counts", "p", f"2 1 {garbage}")
+        client.hset("reverb:{app/}:subscriptions", mapping={"a": garbage, "c": garbage})
+        client.hset("reverb:{app/}:channels:p", "b", garbage)
+    assert end.ask(Subscriptions, "app", "a") == 0
+    assert end.ask(Count, "p", "app", 2, 1, {"a": 3}) is None
+    assert end.ask(Subscriptions, "app", "a") == 3  # what it says itself is true
+    assert end.ask(Channels, "app", "") == {"a": 3, "b": 1}
+    end.ask(Bury, "p")
+    assert end.ask(Channels, "app", "") == {"b": 1}  # whose it was nobody knows
+    end.ask(Bury, "q")  # the last
+    with redis.client() as client:
+        assert client.keys() == []
+
+
+def test_a_burial_that_was_broken_off_is_ended_by_others(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
+    """Whoever it is: a party with many channels is buried in slices, and its burier may die between any two."""
+    end, other = (unready(at(port=redis.port)).until_ready() for _ in range(2))
+    names = [f"channel-{number}" for number in range(9 * SLICE)]
+    for count, party in ((2, "p"), (3, "q")):
+        end.ask(Arrive, party, 60.0)
+        for begin in range(0, len(names), SLICE):
+            end.ask(Count, party, "app", 9, 8, dict.fromkeys(names[begin : begin + SLICE], count))
+    with redis.client() as client:
+
+        def enough(slices: int, _: object) -> bool:
+            stats = client.info("commandstats")
+            return "cmdstat_evalsha" in stats and stats["cmdstat_evalsha"]["calls"] >= slices
+
+        for slices in (1, 2):
+            client.config_resetstat()
+            end.order(Bury(1000, "p"))
+            end.until(partial(enough, slices))
+            client.client_kill_filter(_type="normal", skipme=True)
+            end.until_lost(slices)
+            end.until_mended()
+        other.until_mended()
+        left = client.hlen("reverb:{app/}:channels:p")
+        assert 0 < left < len(names)
+        assert end.ask(Tally, "app") == Sum(9, 8, 3 * len(names) + 2 * left, len(names))
+        assert end.ask(Parties) == {"p": True, "q": True}
+        assert other.ask(Bury, "p") is None
+        assert other.ask(Tally, "app") == Sum(9, 8, 3 * len(names), len(names))
+        assert other.ask(Channels, "app", "") == dict.fromkeys(names, 3)
+        other.ask(Bury, "q")
+        assert client.keys() == []
+
+
+def test_a_burial_holds_nobody_up(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
+    """No step of it is about more than a slice; others are served in between, and what they do is right."""
+    end, other = (unready(at(port=redis.port)).until_ready() for _ in range(2))
+    names = [f"channel-{number}" for number in range(10 * SLICE)]
+    for begin in range(0, len(names), SLICE):
+        end.ask(Count, "p", "app", 1, 1, dict.fromkeys(names[begin : begin + SLICE], 1))
+    with redis.client() as client:
+        end.order(Bury(1000, "p"))
+        seen = [len(names)]
+        while not [report for report in end.take() if isinstance(report, Reply) and report.ref == 1000]:
+            seen.append(client.hlen("reverb:{app/}:channels:p"))
+            other.ask(Count, "p", "app", 1, 1, {"new": len(seen)})  # it is there yet
+        assert all(before - left <= SLICE for before, left in itertools.pairwise(seen))
+    said = other.ask(Subscriptions, "app", "new")
+    assert other.ask(Tally, "app").subscriptions == said
+    end.ask(Bury, "p")
+    assert other.ask(Tally, "app") == Sum(0, 0, 0, 0)
+
+
+def test_apps_that_are_no_text_hold_up_no_burial(
+    redis: RedisServer, unready: Callable[[Scaling], End], lines: Lines
+) -> None:
+    end = unready(at(port=redis.port)).until_ready()
+    end.ask(Count, "p", "app", 1, 1, {"a": 1})
+    with redis.client() as client:
+        client.sadd("reverb:{p}:apps", b"\xff")
+    assert end.ask(Bury, "p") is None
+    assert end.ask(Tally, "app") == Sum(0, 0, 0, 0)
+    assert lines.count("a field is no text") == 1
+
+
+def test_counts_are_right_when_redis_has_lost_them(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
+    end = unready(at(port=redis.port)).until_ready()
+    for times in (1, 2):
+        for _ in range(2):
+            end.ask(Count, "p", "app", 3, 2, {"a": 2, "b": 1})
+            end.ask(Count, "q", "app", 3, 2, {"a": 1})
+        assert end.ask(Tally, "app") == Sum(6, 4, 4, 2)
+        assert end.ask(Channels, "app", "") == {"a": 3, "b": 1}
+        redis.stop()
+        end.until_lost(times)
+        redis.start()
+        end.until_ready(times + 1)
+        assert end.ask(Tally, "app") == Sum(0, 0, 0, 0)
+
+
+def test_positions_grow_on_when_a_clock_has_gone_back(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
     with redis.client() as client:
         client.xadd(KEY, {"e": "from the future"}, id="9000000000000-65533")
-    end = unready(Place(port=redis.port)).until_ready()
+    end = unready(at(port=redis.port)).until_ready()
     positions = [end.ask(Append, LOG, b"%d" % number, b"", 0) for number in range(5)]
     assert positions == sorted(set(positions))
     for number, position in enumerate(positions):
         assert [int(entry) for _, entry in end.ask(Read, LOG, position, False).entries] == [*range(number + 1, 5)]
 
 
-def test_positions_grow_on_when_a_log_is_deleted(redis: RedisServer, unready: Callable[[Place], End]) -> None:
-    end = unready(Place(port=redis.port)).until_ready()
+def test_positions_grow_on_when_a_log_is_deleted(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
+    end = unready(at(port=redis.port)).until_ready()
     positions = [0]
     with redis.client() as client:
         for _ in range(50):
@@ -396,9 +511,14 @@ def test_positions_grow_on_when_a_log_is_deleted(redis: RedisServer, unready: Ca
     assert positions == sorted(set(positions))
 
 
-def test_a_log_goes_when_nothing_has_been_written_for_long(redis: RedisServer, unready: Callable[[Place], End]) -> None:
-    end = unready(Place(port=redis.port, log_seconds=1)).until_ready()
+def test_a_log_goes_when_nothing_has_been_written_for_long(
+    redis: RedisServer, unready: Callable[[Scaling], End]
+) -> None:
+    end = unready(at(port=redis.port)).until_ready()
     end.ask(Join, LOG, "ann", b"", b"joined")
+    with redis.client() as client:
+        assert 0 < client.pttl("reverb:{app/a}:log") <= 1000 * Scaling.log_seconds
+        client.pexpire("reverb:{app/a}:log", 1)
     end.until(lambda _: end.ask(Read, LOG, 0, True).last == 0)
     assert end.ask(Look, LOG).members == [("ann", b"")]
 
@@ -407,7 +527,7 @@ def test_a_log_goes_when_nothing_has_been_written_for_long(redis: RedisServer, u
 
 
 def test_the_descriptor_says_when_there_is_something_to_take(redis: RedisServer) -> None:
-    store = RedisStore(Place(port=redis.port), logging.getLogger("tests.store"))
+    store = RedisStore(at(port=redis.port), logging.getLogger("tests.store"))
 
     def taken(wanted: type) -> None:
         deadline = 100
@@ -422,8 +542,8 @@ def test_the_descriptor_says_when_there_is_something_to_take(redis: RedisServer)
     store.close()
 
 
-def test_large_pages_come_in_pieces(redis: RedisServer, unready: Callable[[Place], End]) -> None:
-    end = unready(Place(port=redis.port, log_length=10_000)).until_ready()
+def test_large_pages_come_in_pieces(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
+    end = unready(at(port=redis.port, log_length=10_000)).until_ready()
     end.order(*(Append(1000 + number, LOG, bytes(20_000), b"", 0) for number in range(PAGE)))
     assert len(end.ask(Read, LOG, 0, False).entries) == PAGE
 
@@ -432,8 +552,8 @@ def test_closing_ends_the_thread_whatever_it_does(redis: RedisServer) -> None:
     log = Lines().logger
     before = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        stores = [RedisStore(Place(port=redis.port), log), RedisStore(Place(port=free_port()), log)]
-        stores.append(RedisStore(Place(port=deaf.getsockname()[1], patience=0.5), log))
+        stores = [RedisStore(at(port=redis.port), log), RedisStore(at(port=free_port()), log)]
+        stores.append(RedisStore(at(port=deaf.getsockname()[1], patience=0.5), log))
         End(stores[0]).until_ready()
         End(stores[1]).until_lost()
         for store in stores * 2:
@@ -450,10 +570,10 @@ def test_closing_ends_the_thread_whatever_it_does(redis: RedisServer) -> None:
 
 
 def test_a_wrong_password_is_said_and_tried_again(
-    tmp_path: Path, unready: Callable[[Place], End], lines: Lines
+    tmp_path: Path, unready: Callable[[Scaling], End], lines: Lines
 ) -> None:
     with RedisServer(tmp_path, "--requirepass", "another") as server:
-        end = unready(Place(port=server.port, password=SECRET))
+        end = unready(at(port=server.port, password=SECRET))
         assert "invalid username-password pair" in end.until_lost()
         with server.client(password="another") as client:
             client.config_set("requirepass", SECRET)
@@ -463,16 +583,16 @@ def test_a_wrong_password_is_said_and_tried_again(
     assert lines.count(SECRET) == 0
 
 
-def test_no_password_where_one_is_wanted(tmp_path: Path, unready: Callable[[Place], End]) -> None:
+def test_no_password_where_one_is_wanted(tmp_path: Path, unready: Callable[[Scaling], End]) -> None:
     with RedisServer(tmp_path, "--requirepass", SECRET) as server:
-        assert "Authentication required" in unready(Place(port=server.port)).until_lost()
+        assert "Authentication required" in unready(at(port=server.port)).until_lost()
 
 
 def test_a_password_that_redis_quotes_is_not_told(
-    tmp_path: Path, unready: Callable[[Place], End], lines: Lines
+    tmp_path: Path, unready: Callable[[Scaling], End], lines: Lines
 ) -> None:
     with RedisServer(tmp_path, "--rename-command", "AUTH", "another") as server:
-        reason = unready(Place(port=server.port, password=SECRET)).until_lost()
+        reason = unready(at(port=server.port, password=SECRET)).until_lost()
         assert re.fullmatch("unknown command ['`]AUTH['`]", reason)
     assert lines.count(SECRET) == 0
 
@@ -485,13 +605,13 @@ CLUSTER_RULES = DECISION.split("for a cluster `")[1].split("`")[0].split()
 
 @pytest.mark.parametrize("by_url", [True, False])
 def test_a_user_who_may_do_no_more_than_is_needed(
-    tmp_path: Path, unready: Callable[[Place], End], lines: Lines, by_url: bool
+    tmp_path: Path, unready: Callable[[Scaling], End], lines: Lines, by_url: bool
 ) -> None:
     with RedisServer(tmp_path) as server:
         server.do("ACL", "SETUSER", "ann", f">{SECRET}", *RULES)
-        place = Place(port=server.port, username="ann", password=SECRET, database=3)
+        place = at(port=server.port, username="ann", password=SECRET, database=3)
         if by_url:
-            place = Place(url=f"redis://ann:{SECRET}@127.0.0.1:{server.port}/3")
+            place = at(url=f"redis://ann:{SECRET}@127.0.0.1:{server.port}/3")
         end = unready(place).until_ready()
         assert works(end)
         assert end.ask(Append, LOG, b"entry", b"cached", 60) < end.ask(Join, LOG, "ann", b"", b"joined")
@@ -504,7 +624,9 @@ def test_a_user_who_may_do_no_more_than_is_needed(
         end.ask(Arrive, "p", 60.0)
         assert end.ask(Renew, "p", 60.0)
         end.ask(Count, "p", "app", 1, 1, {"a": 1})
-        assert end.ask(Tally, "app", "") == Sum(1, 1, {"a": 1})
+        assert end.ask(Tally, "app") == Sum(1, 1, 1, 1)
+        assert end.ask(Subscriptions, "app", "a") == 1
+        assert end.ask(Channels, "app", "") == {"a": 1}
         end.ask(Bury, "p")
         assert end.ask(Parties) == {}
         server.do("ACL", "SETUSER", "ann", "-subscribe")
@@ -523,36 +645,40 @@ def test_tls(tmp_path: Path) -> None:
     words = ("--tls-port", str(port), "--tls-auth-clients", "no", "--tls-ca-cert-file", files["ca.pem"])
     words += ("--tls-cert-file", files["server.pem"], "--tls-key-file", files["server.pem"])
     # Who tries in vain stops before the server does: when that resets a connection, Python forgets to close it.
-    with RedisServer(tmp_path, *words), closing(RedisHosts(Place())) as hosts:
-        end = hosts.unready(Place(url=f"rediss://localhost:{port}", ca_file=files["ca.pem"])).until_ready()
+    with RedisServer(tmp_path, *words), closing(RedisHosts(at(port=port))) as hosts:
+        end = hosts.unready(at(url=f"rediss://localhost:{port}", ca_file=files["ca.pem"])).until_ready()
         assert works(end)
         entries = [bytes([number]) * 100_000 for number in range(60)]
         end.order(*(Append(1000 + number, "app/b", entry, b"", 0) for number, entry in enumerate(entries)))
         page = end.ask(Read, "app/b", 0, False)
         assert [entry for _, entry in page.entries] == entries
-        assert "certificate" in hosts.unready(Place(host="tls://localhost", port=port)).until_lost()
-        other = hosts.unready(Place(host="tls://127.0.0.1", port=port, ca_file=files["ca.pem"]))
+        assert "certificate" in hosts.unready(at(host="tls://localhost", port=port)).until_lost()
+        other = hosts.unready(at(host="tls://127.0.0.1", port=port, ca_file=files["ca.pem"]))
         assert "certificate" in other.until_lost()
 
 
 @pytest.mark.parametrize("scheme", ["", "unix://"])
-def test_a_unix_socket(tmp_path: Path, unready: Callable[[Place], End], scheme: str) -> None:
+def test_a_unix_socket(tmp_path: Path, unready: Callable[[Scaling], End], scheme: str) -> None:
     path = str(tmp_path / "redis.sock")
     with RedisServer(tmp_path, "--unixsocket", path):
-        place = Place(url=f"unix://{path}") if scheme else Place(host=path)
+        place = at(url=f"unix://{path}") if scheme else at(host=path)
         assert works(unready(place).until_ready())
-        assert str(place) == f"Redis at {path}"
+        assert described(place.redis) == f"Redis at {path}"
 
 
-def test_sentinels_say_who_the_master_is_now(tmp_path: Path, unready: Callable[[Place], End]) -> None:
+def test_sentinels_say_who_the_master_is_now(tmp_path: Path, unready: Callable[[Scaling], End]) -> None:
     with Sentinels(in_directory(tmp_path), replicas=1, sentinels=1, silent_ms=500) as group:
         (master, replica), (sentinel,) = group.servers, group.sentinels
-        hosts = ("127.0.0.1", free_port()), ("127.0.0.1", sentinel.port)  # of the first nobody is there
-        settings = Place(sentinels=hosts, master=SERVICE, patience=1)
-        url = Place(url=f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}", patience=1)
-        unknown = unready(Place(sentinels=(("127.0.0.1", sentinel.port),), master="another"))
+        hosts = f"127.0.0.1:{free_port()}", f"127.0.0.1:{sentinel.port}"  # of the first nobody is there
+        settings = at(sentinels=hosts, sentinel_master=SERVICE, patience=1)
+        url = at(url=f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}", patience=1)
+        unknown = unready(at(sentinels=hosts[1:], sentinel_master="another"))
         assert "no master of the name another" in unknown.until_lost()
-        ends = [unready(place).until_ready() for place in (settings, url)]
+        sentinel.do("ACL", "SETUSER", "ann", "on", f">{SECRET}", "allcommands", "allchannels")
+        own = {"sentinels": hosts, "sentinel_master": SERVICE, "sentinel_username": "ann"}
+        assert "username-password" in unready(at(**own, sentinel_password="guessed")).until_lost()
+        users = at(**own, sentinel_password=SECRET)
+        ends = [unready(place).until_ready() for place in (settings, url, users)]
         for end in ends:
             assert works(end)
             end.ask(Join, LOG, "ann", b"", b"joined")
@@ -566,14 +692,13 @@ def test_sentinels_say_who_the_master_is_now(tmp_path: Path, unready: Callable[[
             assert end.ask(Look, LOG).members == [("ann", b"")]
 
 
-def test_a_cluster_whose_masters_change(tmp_path: Path, unready: Callable[[Place], End]) -> None:
+def test_a_cluster_whose_masters_change(tmp_path: Path, unready: Callable[[Scaling], End]) -> None:
     with RedisCluster(in_directory(tmp_path), silent_ms=1000) as cluster:
         for server in cluster.servers:
             server.do("ACL", "SETUSER", "ann", f">{SECRET}", *RULES, *CLUSTER_RULES, "&reverb")
         first, second = cluster.masters()[:2]
-        end = unready(Place(port=first.port, cluster=True, username="ann", password=SECRET)).until_ready()
-        nodes = (("127.0.0.1", second.port),)
-        other = unready(Place(url=f"redis://127.0.0.1:{free_port()}", cluster=True, nodes=nodes)).until_ready()
+        end = unready(at(port=first.port, cluster=True, username="ann", password=SECRET)).until_ready()
+        other = unready(at(url=f"redis://127.0.0.1:{second.port}", cluster=True)).until_ready()
         logs = [f"app/{number}" for number in range(50)]
 
         def all_work() -> None:
@@ -589,9 +714,10 @@ def test_a_cluster_whose_masters_change(tmp_path: Path, unready: Callable[[Place
                 assert end.ask(Append, log, b"x", b"", 0) == other.until_heard(log, heard[log] + 1)[-1].position
             end.ask(Arrive, "p", 60.0)
             end.ask(Count, "p", "app", 1, 1, {"a": 1})
-            assert other.ask(Tally, "app", "") == Sum(1, 1, {"a": 1})
+            assert other.ask(Tally, "app") == Sum(1, 1, 1, 1)
+            assert other.ask(Channels, "app", "") == {"a": 1}
             end.ask(Bury, "p")
-            assert other.ask(Tally, "app", "") == Sum(0, 0, {})
+            assert other.ask(Tally, "app") == Sum(0, 0, 0, 0)
 
         all_work()
         end.follow("app/empty")
@@ -612,15 +738,15 @@ def test_a_cluster_whose_masters_change(tmp_path: Path, unready: Callable[[Place
         all_work()
         eventually(cluster.is_whole)
         losses = [len(each.losses) for each in (end, other)]
-        cluster.masters()[0].stop()  # one end has been told of no other
+        first.stop()  # one end has been told of no other
         for each, before in zip((end, other), losses, strict=True):
             each.until_lost(before + 1)
             each.until_mended(within=40)
         all_work()
 
 
-def test_a_cluster_that_is_none(redis: RedisServer, unready: Callable[[Place], End]) -> None:
-    assert "cluster support disabled" in unready(Place(port=redis.port, cluster=True)).until_lost()
+def test_a_cluster_that_is_none(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
+    assert "cluster support disabled" in unready(at(port=redis.port, cluster=True)).until_lost()
 
 
 def test_redis_py_is_new_enough() -> None:

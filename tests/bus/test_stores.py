@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonate.bus.redis_address import Place
 from resonate.shard.cluster.names import log_name
 from resonate.shard.cluster.store import (
     PAGE,
+    SLICE,
     Admit,
     Append,
     Arrive,
     Bury,
+    Channels,
     Count,
     Entry,
     Follow,
@@ -38,12 +39,13 @@ from resonate.shard.cluster.store import (
     Reply,
     Said,
     Say,
+    Subscriptions,
     Sum,
     Tally,
     Unfollow,
     Unindex,
 )
-from tests.support.redis import RedisServer
+from tests.support.redis import RedisServer, at
 from tests.support.stores import End, MemoryHosts, RedisHosts
 
 Hosts = MemoryHosts | RedisHosts
@@ -68,7 +70,7 @@ def make(request: pytest.FixtureRequest, redis: RedisServer) -> Iterator[Callabl
         if request.param == "memory":
             made.append(MemoryHosts(log_length))
         else:
-            made.append(RedisHosts(Place(port=redis.port, prefix=next(_prefixes), log_length=log_length)))
+            made.append(RedisHosts(at(port=redis.port, prefix=next(_prefixes), log_length=log_length)))
         return made[-1]
 
     yield new
@@ -226,13 +228,62 @@ def test_counts_are_said_as_a_whole_and_added_up(hosts: Hosts) -> None:
         end.ask(Count, "p1", "app", 5, 3, {"room-a": 2, "room-b": 1, "hall": 4})
         other.ask(Count, "p2", "app", 7, 1, {"room-a": 1})
         other.ask(Count, "p2", "other", 100, 100, {"room-a": 100})
-    assert end.ask(Tally, "app", "") == Sum(12, 4, {"room-a": 3, "room-b": 1, "hall": 4})
-    assert end.ask(Tally, "app", "room-") == Sum(12, 4, {"room-a": 3, "room-b": 1})
+    assert end.ask(Tally, "app") == Sum(12, 4, 8, 3)
+    assert end.ask(Channels, "app", "") == {"room-a": 3, "room-b": 1, "hall": 4}
+    assert end.ask(Channels, "app", "room-") == {"room-a": 3, "room-b": 1}
     end.ask(Count, "p1", "app", 4, 2, {"room-b": 0, "new": 1})  # of the others nothing is said
-    assert other.ask(Tally, "app", "") == Sum(11, 3, {"room-a": 3, "hall": 4, "new": 1})
+    assert other.ask(Tally, "app") == Sum(11, 3, 8, 3)
+    assert [other.ask(Subscriptions, "app", channel) for channel in ("room-a", "room-b", "new")] == [3, 0, 1]
     end.ask(Count, "p1", "app", 0, 0, {"room-a": 0, "hall": 0, "new": 0})
-    assert end.ask(Tally, "app", "") == Sum(7, 1, {"room-a": 1})
-    assert end.ask(Tally, "nobody's", "") == Sum(0, 0, {})
+    assert end.ask(Tally, "app") == Sum(7, 1, 1, 1)
+    assert end.ask(Channels, "app", "") == {"room-a": 1}
+    assert end.ask(Tally, "nobody's") == Sum(0, 0, 0, 0)
+    assert end.ask(Subscriptions, "nobody's", "room-a") == 0
+    assert end.ask(Channels, "nobody's", "") == {}
+
+
+def test_a_prefix_is_no_pattern(end: End) -> None:
+    names = ["a*b", "a?b", "a[b]", "a\\b", "axb", "a^b", "a-b", "*", "ab"]
+    end.ask(Count, "p", "app", 1, 1, dict.fromkeys(names, 1))
+    for prefix in ("a*", "a?", "a[", "a[b]", "a\\", "a^", "a-", "*", "?", "a"):
+        assert set(end.ask(Channels, "app", prefix)) == {name for name in names if name.startswith(prefix)}
+
+
+def test_many_channels_are_counted_listed_and_buried(hosts: Hosts) -> None:
+    end, other = hosts.end(), hosts.end()
+    names = [f"channel-{number}" for number in range(3 * SLICE + 7)]
+    for count, party in ((2, "p1"), (3, "p2")):
+        end.ask(Arrive, party, 60.0)
+        for begin in range(0, len(names), SLICE):
+            end.ask(Count, party, "app", 9, 8, dict.fromkeys(names[begin : begin + SLICE], count))
+    assert end.ask(Tally, "app") == Sum(18, 16, 5 * len(names), len(names))
+    assert end.ask(Channels, "app", "") == dict.fromkeys(names, 5)
+    end.order(Bury(1000, "p1"))
+    other.order(Bury(1000, "p1"))  # both at a time
+    for each in (end, other):
+        assert each.answer(1000) is None
+        assert each.ask(Tally, "app") == Sum(9, 8, 3 * len(names), len(names))
+    assert other.ask(Channels, "app", "channel-12") == {name: 3 for name in names if name.startswith("channel-12")}
+    end.ask(Bury, "p2")
+    assert other.ask(Tally, "app") == Sum(0, 0, 0, 0)
+    assert other.ask(Channels, "app", "") == {}
+
+
+def test_who_counts_after_his_burial_is_counted_once(hosts: Hosts) -> None:
+    """He has not noticed yet. What he does not say anew is gone."""
+    end, other = hosts.end(), hosts.end()
+    end.ask(Count, "p1", "app", 5, 4, {"a": 2, "b": 3})
+    other.ask(Count, "p2", "app", 1, 1, {"a": 1})
+    other.ask(Bury, "p1")
+    for _ in range(2):
+        end.ask(Count, "p1", "app", 5, 4, {"a": 3})
+        assert end.ask(Tally, "app") == Sum(6, 5, 4, 1)
+    end.ask(Count, "p1", "app", 5, 4, {"b": 0})
+    assert other.ask(Channels, "app", "") == {"a": 4}
+    for _ in range(2):
+        end.ask(Bury, "p1")
+        assert end.ask(Tally, "app") == Sum(1, 1, 1, 1)
+        assert other.ask(Channels, "app", "") == {"a": 1}
 
 
 def test_no_more_are_admitted_than_the_limit_over_all_parties(hosts: Hosts) -> None:
@@ -241,11 +292,12 @@ def test_no_more_are_admitted_than_the_limit_over_all_parties(hosts: Hosts) -> N
         assert end.ask(Admit, "p1", "app", 0, 6, 10) == (6, 0)
     assert other.ask(Admit, "p2", "app", 0, 6, 10) == (4, 6)
     assert other.ask(Admit, "p2", "app", 4, 1, 10) == (0, 6)
-    assert end.ask(Tally, "app", "") == Sum(10, 0, {})
+    assert end.ask(Tally, "app") == Sum(10, 0, 0, 0)
     end.ask(Count, "p1", "app", 3, 3, {"a": 3})
     assert other.ask(Admit, "p2", "app", 4, 9, 10) == (3, 3)
     assert other.ask(Admit, "p2", "app", 20, 1, 10) == (0, 3)  # it holds what it holds
-    assert end.ask(Tally, "app", "") == Sum(23, 3, {"a": 3})
+    assert end.ask(Admit, "p1", "app", 3, 1, 10) == (0, 20)
+    assert end.ask(Tally, "app") == Sum(23, 3, 3, 1)  # to ask for places changes nothing else
 
 
 # --- parties ---------------------------------------------------------------------------------------------------------
@@ -292,7 +344,7 @@ def test_nothing_is_left_of_who_is_buried(hosts: Hosts) -> None:
     assert other.ask(Parties) == {"p2": True}
     assert other.ask(Logs, "p1") == []
     assert other.ask(Logs, "p2") == [B]
-    assert other.ask(Tally, "app", "") == Sum(2, 1, {"a": 1})
+    assert other.ask(Tally, "app") == Sum(2, 1, 1, 1)
     assert other.ask(Admit, "p3", "other", 0, 9, 5) == (4, 1)
     assert not end.ask(Renew, "p1", 60.0)
 
@@ -311,12 +363,14 @@ def test_any_name(end: End, app: str, channel: str) -> None:
     assert end.ask(Look, log).members == [(channel, b"value")]
     end.ask(Arrive, app, 60.0)
     end.ask(Count, app, app, 2, 1, {channel: 1})
-    assert end.ask(Tally, app, channel) == Sum(2, 1, {channel: 1})
+    assert end.ask(Tally, app) == Sum(2, 1, 1, 1)
+    assert end.ask(Subscriptions, app, channel) == 1
+    assert end.ask(Channels, app, channel) == {channel: 1}
     end.ask(Index, app, log)
     assert end.ask(Logs, app) == [log]
     assert end.ask(Parties) == {app: True}
     end.ask(Bury, app)
-    assert end.ask(Tally, app, "") == Sum(0, 0, {})
+    assert end.ask(Tally, app) == Sum(0, 0, 0, 0)
     assert end.ask(Parties) == {}
 
 
@@ -395,7 +449,9 @@ _ORDERS = st.lists(
         st.builds(Say, _data),
         st.builds(Count, _ref, _names, _apps, _small, _small, _counts),
         st.builds(Admit, _ref, _names, _apps, _small, _small, _small),
-        st.builds(Tally, _ref, _apps, st.sampled_from(["", "a", "c"])),
+        st.builds(Tally, _ref, _apps),
+        st.builds(Subscriptions, _ref, _apps, st.sampled_from(["a", "ab", "c"])),
+        st.builds(Channels, _ref, _apps, st.sampled_from(["", "a", "c"])),
         st.builds(Arrive, _ref, _names, st.just(600.0)),
         st.builds(Renew, _ref, _names, st.just(600.0)),
         st.builds(Index, _ref, _names, _logs),
@@ -411,7 +467,7 @@ _ORDERS = st.lists(
 @given(orders=_ORDERS)
 def test_both_stores_answer_the_same(redis: RedisServer, orders: list[Any]) -> None:
     answers = []
-    for make in (MemoryHosts, partial(RedisHosts, Place(port=redis.port, prefix=next(_prefixes)))):
+    for make in (MemoryHosts, partial(RedisHosts, at(port=redis.port, prefix=next(_prefixes)))):
         hosts: Hosts = make()
         end = hosts.end()
         places: dict[str, list[int]] = {A: [0], B: [0]}  # the positions of each log

@@ -7,7 +7,7 @@ until `end.take(now)` does it and reports; `step` and the limits of `take` do it
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from resonate.shard.cluster.store import (
     Arrive,
     Arrived,
     Bury,
+    Channels,
     Count,
     Entry,
     Follow,
@@ -41,6 +42,7 @@ from resonate.shard.cluster.store import (
     Report,
     Said,
     Say,
+    Subscriptions,
     Sum,
     Tally,
     Unfollow,
@@ -185,14 +187,24 @@ class MemoryStore:
         self._held(order.app, order.party).connected = order.held + granted
         return granted, others
 
+    def _by_channel(self, app: str) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for held in self._counts.get(app, {}).values():
+            found.update(held.channels)
+        return found
+
     def _tally(self, order: Tally) -> Sum:
         parties = self._counts.get(order.app, {}).values()
-        channels: dict[str, int] = {}
-        for held in parties:
-            for channel, count in held.channels.items():
-                if channel.startswith(order.prefix):
-                    channels[channel] = channels.get(channel, 0) + count
-        return Sum(sum(held.connected for held in parties), sum(held.attached for held in parties), channels)
+        channels = self._by_channel(order.app)
+        connected, attached = sum(held.connected for held in parties), sum(held.attached for held in parties)
+        return Sum(connected, attached, channels.total(), len(channels))
+
+    def _subscriptions(self, order: Subscriptions) -> int:
+        return self._by_channel(order.app)[order.channel]
+
+    def _channels(self, order: Channels) -> dict[str, int]:
+        found = self._by_channel(order.app)
+        return {channel: count for channel, count in found.items() if channel.startswith(order.prefix)}
 
     # --- parties -----------------------------------------------------------------------------------------------------
 
@@ -238,6 +250,8 @@ _DEEDS: dict[type[Any], Callable[[MemoryStore, Any], Any]] = {
     Count: MemoryStore._count,
     Admit: MemoryStore._admit,
     Tally: MemoryStore._tally,
+    Subscriptions: MemoryStore._subscriptions,
+    Channels: MemoryStore._channels,
     Arrive: MemoryStore._arrive,
     Renew: MemoryStore._renew,
     Index: MemoryStore._index,

@@ -10,12 +10,19 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import redis
 
+from resonate.scaling import Redis, Scaling
 from tests.support.eventually import eventually
 from tests.support.ports import free_port
+
+
+def at(*, prefix: str = "reverb", patience: float = 2.0, log_length: int = 10_000, **told: Any) -> Scaling:
+    """Settings of hosts that meet in the Redis of which that is told."""
+    return Scaling(prefix=prefix, patience=patience, lease=3600, log_length=log_length, redis=Redis(**told))
+
 
 #: How long it may take to answer, in seconds.
 PATIENCE_S: Final = 60.0

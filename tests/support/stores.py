@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from resonate.bus.redis_address import Place
 from resonate.bus.redis_store import RedisStore
+from resonate.scaling import Scaling
 from resonate.shard.cluster.store import Entry, Follow, Followed, Lost, Order, Ready, Reply, Report
 from tests.support.eventually import eventually
 from tests.support.memory_store import MemoryEnd, MemoryStore
@@ -131,13 +131,13 @@ class MemoryHosts:
 class RedisHosts:
     """Hosts that share a Redis."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, scaling: Scaling) -> None:
+        self._scaling = scaling
         self.stores: list[RedisStore] = []
 
-    def unready(self, place: Place | None = None, log: logging.Logger | None = None) -> End:
+    def unready(self, scaling: Scaling | None = None, log: logging.Logger | None = None) -> End:
         """One more shard, whatever becomes of it."""
-        self.stores.append(RedisStore(place or self._place, log or logging.getLogger("tests.store")))
+        self.stores.append(RedisStore(scaling or self._scaling, log or logging.getLogger("tests.store")))
         return End(self.stores[-1])
 
     def end(self) -> End:

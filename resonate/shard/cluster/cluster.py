@@ -58,7 +58,7 @@ class Terms:
     wall_ms: int
     lease_s: float = 10.0
     queue_bytes: int = 16 * 1024 * 1024
-    queue_s: float = 60.0
+    queue_s: float = 120.0
     secret: str | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Set
 
-from resonate.shard.cluster.store import Admit, Count
+from resonate.shard.cluster.store import SLICE, Admit, Count
 from resonate.shard.cluster.waiting import Signal
 
 #: How many connections of an app there are on this host, and how many of them with a subscription.
@@ -74,14 +74,20 @@ class Counts:
         return self._connections(app)[0] + self._connecting[app]
 
     def orders(self, refs: Iterator[int], party: str, asking: Set[str] = frozenset()) -> list[Count]:
-        """What is to be told now; not of apps for which places are being `asked`: it could take those back."""
+        """What is to be told now; not of apps for which places are being `asked`: it could take those back.
+
+        An app that takes several orders has been told when the last of them is answered.
+        """
         found = []
         for app in [app for app in self._changed if app not in asking]:
-            channels = self._changed.pop(app)
-            ref = next(refs)
-            attached = self._connections(app)[1] + self._attaching[app]
-            numbers = {name: self._subscriptions(app, name) + self._coming[app, name] for name in channels}
-            found.append(Count(ref, party, app, self.connected(app), attached, numbers))
+            channels = list(self._changed.pop(app))
+            connected, attached = self.connected(app), self._connections(app)[1] + self._attaching[app]
+            for begin in range(0, max(1, len(channels)), SLICE):
+                names = channels[begin : begin + SLICE]
+                numbers = {name: self._subscriptions(app, name) + self._coming[app, name] for name in names}
+                ref = next(refs)
+                found.append(Count(ref, party, app, connected, attached, numbers))
+                self._telling[ref] = Signal()
             self._telling[ref] = self._next.pop(app, Signal())
         return found
 

@@ -6,7 +6,7 @@ Where the store is away the steps end without one, and the shard decides alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from resonate.messages import (
     Attach,
@@ -32,11 +32,10 @@ from resonate.shard.cluster.outside import Outside
 from resonate.shard.cluster.parties import Parties
 from resonate.shard.cluster.shared import Outcome, SharedShard
 from resonate.shard.cluster.stage import Ticket
-from resonate.shard.cluster.store import Index, Join, Look, Page, Say, Sum, Tally
+from resonate.shard.cluster.store import Channels, Index, Join, Look, Page, Say, Subscriptions, Sum, Tally
 from resonate.shard.cluster.waiting import AwayError, Signal, Steps, Task
 
-#: A prefix that no channel's name has: an app's connections are asked for, and none of its channels.
-_NO_CHANNEL: Final = "\n"
+T = TypeVar("T")
 
 
 class Preparing:
@@ -218,21 +217,15 @@ class Preparing:
         return Outcome((yield from self._info(request.app, request.channel)))
 
     def _info(self, app: str, channel: str) -> Steps[ChannelInfo]:
-        sum_ = yield from self._sum(app, channel)
-        page = yield from self._page(app, channel)
-        return self._channel_info(app, channel, sum_.channels.get(channel, 0), page)
+        subscriptions, page = yield from self._looking(app, channel)
+        return self._channel_info(app, channel, subscriptions, page)
 
-    def _sum(self, app: str, prefix: str) -> Steps[Sum]:
-        sum_ = yield self._desk.ask(Tally, app, prefix)
-        if not isinstance(sum_, Sum):  # the store has refused
-            raise AwayError
-        return sum_
-
-    def _page(self, app: str, channel: str) -> Steps[Page]:
-        page = yield self._desk.ask(Look, log_name(app, channel))
-        if not isinstance(page, Page):
-            raise AwayError
-        return page
+    def _looking(self, app: str, channel: str) -> Steps[tuple[int, Page]]:
+        """How many subscriptions a channel has, and who is in it."""
+        counted, look = self._desk.ask(Subscriptions, app, channel), self._desk.ask(Look, log_name(app, channel))
+        subscriptions = yield from _answer(counted, int)
+        page = yield from _answer(look, Page)
+        return subscriptions, page
 
     def _channel_info(self, app: str, channel: str, subscriptions: int, page: Page) -> ChannelInfo:
         cached = page.cached[0] if page.cached is not None else None
@@ -253,39 +246,46 @@ class Preparing:
 
     def _listing_channels(self, ticket: Ticket, request: ListChannels, now: float) -> Steps[Outcome]:
         yield from self._desk.available()
-        sum_ = yield from self._sum(request.app, request.prefix)
+        channels = yield from _answer(self._desk.ask(Channels, request.app, request.prefix), dict)
         if not (request.users or request.cached):
-            return Outcome({name: ChannelInfo(count, 0, None) for name, count in sum_.channels.items()})
-        asked = {name: self._desk.ask(Look, log_name(request.app, name)) for name in sum_.channels}
+            return Outcome({name: ChannelInfo(count, 0, None) for name, count in channels.items()})
+        asked = {name: self._desk.ask(Look, log_name(request.app, name)) for name in channels}
         found = {}
         for name, answer in asked.items():
             page = yield answer
             if isinstance(page, Page):
-                found[name] = self._channel_info(request.app, name, sum_.channels[name], page)
+                found[name] = self._channel_info(request.app, name, channels[name], page)
         return Outcome(found)
 
     def _listing_users(self, ticket: Ticket, request: ListUsers, now: float) -> Steps[Outcome]:
         yield from self._desk.available()
-        sum_ = yield from self._sum(request.app, request.channel)
-        page = yield from self._page(request.app, request.channel)
-        if request.channel not in sum_.channels:
+        subscriptions, page = yield from self._looking(request.app, request.channel)
+        if not subscriptions:
             return Outcome(None)
         users = sorted(self._users(log_name(request.app, request.channel), page).values(), key=lambda each: each.since)
         return Outcome([user.data["user_id"] for user in users])
 
     def _counting(self, ticket: Ticket, request: CountConnections, now: float) -> Steps[Outcome]:
         yield from self._desk.available()
-        sum_ = yield from self._sum(request.app, _NO_CHANNEL)
+        sum_ = yield from _answer(self._desk.ask(Tally, request.app), Sum)
         return Outcome(sum_.attached)
 
     def _inspecting(self, ticket: Ticket, request: Inspect, now: float) -> Steps[Outcome]:
         """With the apps of this host: connections, subscriptions and channels over all hosts."""
         yield from self._desk.available()
+        asked = {app: self._desk.ask(Tally, app) for app in self._shard.apps()}
         totals = {}
-        for app in self._shard.apps():
-            sum_ = yield from self._sum(app, "")
-            totals[app] = [sum_.connected, sum(sum_.channels.values()), len(sum_.channels)]
+        for app, answer in asked.items():
+            sum_ = yield from _answer(answer, Sum)
+            totals[app] = [sum_.connected, sum_.subscriptions, sum_.channels]
         return Outcome(totals)
+
+
+def _answer(asked: Signal, kind: type[T]) -> Steps[T]:
+    answer = yield asked
+    if not isinstance(answer, kind):  # the store has refused
+        raise AwayError
+    return answer
 
 
 _STEPS: Final[dict[type, Callable[[Preparing, Ticket, Any, float], Steps[Any]]]] = {

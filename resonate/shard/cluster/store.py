@@ -100,7 +100,8 @@ class Count(NamedTuple):
 
     A party that is not known is from now on, with a lease that has run out; so it is by `Admit`.
 
-    `connected` and `attached` connections; subscriptions by channel, of those in `channels` alone: 0 removes one.
+    `connected` and `attached` connections; subscriptions by channel, of those in `channels` alone: 0 removes one. They
+    are SLICE at most.
     """
 
     ref: int
@@ -127,7 +128,25 @@ class Admit(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Answered by a `Sum` of an app over all parties; of its channels only those whose names begin with `prefix`."""
+    """Answered by a `Sum` of an app over all parties."""
+
+    ref: int
+    app: str
+
+
+class Subscriptions(NamedTuple):
+    """Answered by how many there are to a channel over all parties."""
+
+    ref: int
+    app: str
+    channel: str
+
+
+class Channels(NamedTuple):
+    """Answered by the subscriptions over all parties by channel, of those whose names begin with `prefix`.
+
+    That is no matter of one moment: a channel that is occupied all the while is among them, with what it had once.
+    """
 
     ref: int
     app: str
@@ -213,6 +232,8 @@ Order = (
     | Count
     | Admit
     | Tally
+    | Subscriptions
+    | Channels
     | Arrive
     | Renew
     | Index
@@ -252,11 +273,12 @@ class Arrived(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """Connections, those with a subscription, and subscriptions by channel: those that are occupied, in any order."""
+    """How many connections, of those with a subscription, subscriptions, and channels that are occupied."""
 
     connected: int
     attached: int
-    channels: dict[str, int]
+    subscriptions: int
+    channels: int
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------
@@ -303,3 +325,5 @@ Report = Ready | Lost | Followed | Entry | Said | Reply
 
 #: Entries of a page.
 PAGE = 500
+#: Channels of one `Count`: of an app that has more it takes several.
+SLICE = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from resonate.shard.cluster.counts import Admissions, Counts
-from resonate.shard.cluster.store import Admit, Count
+from resonate.shard.cluster.store import SLICE, Admit, Count
 
 HELD = {"app": (2, 1)}
 ON = {("app", "a"): 1}
@@ -53,6 +53,21 @@ def test_nothing_is_told_that_could_take_back_places_that_are_being_asked_for() 
     assert [order.app for order in counted.orders(refs, "p")] == ["app"]
     counted.answered(2)
     assert told.fired
+
+
+def test_who_has_many_channels_tells_them_in_slices() -> None:
+    counted, refs = counts(), itertools.count(1)
+    told = [counted.subscribing("app", str(number)) for number in range(2 * SLICE + 1)]
+    orders = counted.orders(refs, "p")
+    assert [len(order.channels) for order in orders] == [SLICE, SLICE, 1]
+    assert {name: count for order in orders for name, count in order.channels.items()} == dict.fromkeys(
+        map(str, range(2 * SLICE + 1)), 1
+    )
+    assert {order[2:5] for order in orders} == {("app", 2, 1)}
+    for order in orders:
+        assert not any(signal.fired for signal in told)
+        assert counted.answered(order.ref)
+    assert all(signal.fired for signal in told)
 
 
 def test_one_question_for_each_app_at_a_time() -> None:

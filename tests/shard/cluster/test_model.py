@@ -5,6 +5,7 @@ A naive model of what clients did; three hosts; a store in memory whose answers 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 from hypothesis import settings
@@ -26,6 +27,7 @@ from resonate.messages import (
     Subscribed,
     Unsubscribe,
 )
+from resonate.shard.cluster.store import Channels
 from tests.shard.cluster.world import Host, Worker, ask, settle
 from tests.support.memory_store import MemoryStore
 
@@ -299,6 +301,8 @@ class Clients(RuleBasedStateMachine):
                     assert client.members[channel] == held, name
             self._orders(channel)
         self._completeness()
+        subscriptions = Counter(channel for client in self.clients.values() for channel, _ in client.held)
+        assert self.store.do(Channels(0, "app", "")) == subscriptions
         if not self.outages and not self.dead:
             assert sum(client.admitted for client in self.clients.values()) <= LIMIT
 
