@@ -4,11 +4,21 @@ requests that may be handled, and events.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resonate.messages import Declaration, Detach, Disconnect, Publish, Request, Standing, Subscribe, Unsubscribe
+from resonate.messages import (
+    Connect,
+    Declaration,
+    Detach,
+    Disconnect,
+    Publish,
+    Request,
+    Standing,
+    Subscribe,
+    Unsubscribe,
+)
 from resonate.shard.cluster.appends import Appends
 from resonate.shard.cluster.counts import Counts
 from resonate.shard.cluster.desk import Desk, Store
@@ -201,8 +211,11 @@ class Cluster:
             return
         for app, channel, position in declaration.positions:
             self._behind.setdefault((app, channel), {})[worker] = position
-        for seq, request in enumerate(declaration.requests, declaration.first):
-            self._declared.append(Ticket(worker, seq, request))
+        declared = [Ticket(worker, seq, request) for seq, request in enumerate(declaration.requests, declaration.first)]
+        self._declared += declared
+        if self._resumed:  # it has come while the others wait for the store
+            self._hold(declaration, now)
+            self._prepare(declared, now)
 
     def resume(self, now: float) -> None:
         """All have declared: follow what they hold, and prepare what they ask for again."""
@@ -219,13 +232,16 @@ class Cluster:
                 self._following.resume(app, channel, False, behind)
         if self._desk.store is Store.READY:
             self._begin(now)
-        for ticket in self._declared:
-            steps = self._preparing.steps(ticket, now)
-            ticket.task = Task(steps) if steps is not None else None
-            self._stage.add(ticket, queued=False)
+        self._prepare(self._declared, now)
         early, self._early = self._early, []
         for worker, first, requests in early:
             self.stage(worker, first, requests, now)
+
+    def _prepare(self, declared: Sequence[Ticket], now: float) -> None:
+        for ticket in declared:
+            steps = self._preparing.steps(ticket, now)
+            ticket.task = Task(steps) if steps is not None else None
+            self._stage.add(ticket, queued=False)
 
     @property
     def recovered(self) -> bool:
@@ -328,27 +344,30 @@ class Cluster:
         again = self._desk.store is Store.AWAY
         self._desk.lost(reason)
         self._following.lost()
-        self._give_up(now)
+        self._preparing.admissions.lost()
+        self._give_up(self._stage.unfinished(), now)
         if not again:
             self._standing()
 
     def _anew(self, now: float) -> None:
-        """This party is over, perhaps because the store has lost all: as after an outage, though the store is there."""
+        """This party is over, perhaps because the store has lost all: as after an outage, though the store is there.
+
+        Only who asks for a place waits on: he is answered.
+        """
         self._desk.forget()
-        self._give_up(now)
+        self._give_up([each for each in self._stage.unfinished() if not isinstance(each.request, Connect)], now)
         self._begin(now)
 
-    def _give_up(self, now: float) -> None:
-        """Nobody knows what is done of all that was ordered; who waits goes on without."""
+    def _give_up(self, tickets: Iterable[Ticket], now: float) -> None:
+        """Nobody knows what is done of all that was ordered; these go on without."""
         for log, entry in self._appends.lost():  # they may be lost with it, and come from here then
             self._following.outgoing += self.shard.apply(*app_and_channel(log), 0, entry, now)
         self._counts.lost()
-        self._preparing.admissions.lost()
         self._reading.clear()
         self._neighbours.lost()
         self._following.give_up(self._parties.ours)
         tasks, self._tasks = self._tasks, set()
-        for task in [*tasks, *(ticket.task for ticket in self._stage.unfinished() if ticket.task is not None)]:
+        for task in [*tasks, *(ticket.task for ticket in tickets if ticket.task is not None)]:
             task.away()
 
     def _standing(self) -> None:

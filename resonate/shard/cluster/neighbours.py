@@ -91,9 +91,10 @@ class Neighbours:
         if returned:
             self._look = False
         known = yield self._desk.ask(ListParties)
-        for party in self._parties.dead(known or {}, returned, now):
+        known = known or {}
+        for party in self._parties.dead(known, returned, now):
             self._parties.burying.add(party)
-            if not party.startswith(self._parties.ours):
+            if party in known and not party.startswith(self._parties.ours):
                 self.notices.append(f"host {party.partition('.')[0]} has gone: its members leave")
             self._begin(self._burying(party))
 

@@ -195,6 +195,23 @@ def test_an_entry_of_a_time_to_come_silences_nobody(pair: Pair) -> None:
     assert pair.hosts[0].cluster.figures()["refused"] == 1
 
 
+def test_a_worker_that_comes_while_its_shard_recovers_hears_of_other_hosts(pair: Pair) -> None:
+    """The shard waits for the store to answer what another worker has asked before."""
+    heard: list[Event] = []
+    late = Host("late", pair.store, lease_s=LEASE_S)
+    first, second = late.add("w8", heard.append), late.add("w9", heard.append)
+    ask(first, Publish(7, "app", "p", b"event", None, 0))
+    late.send(first, pair.now)
+    late.turn(pair.now, 0, 0, 0)
+    ask(second, Subscribe("app", "p", "9.9", 1, Member("ann", {"user_id": "ann", "user_info": None})))
+    pair.hosts.append(late)
+    pair.settle()
+    pair.subscribe(0, "p", "bob")
+    pair.settle()
+    assert [event.data["user_id"] for event in heard if isinstance(event, MemberAdded)] == ["bob"]
+    assert [event.members for event in pair.of(0, Subscribed)] == [[("ann", None), ("bob", None)]]
+
+
 # --- a store that forgets, and stays connected -----------------------------------------------------------------------
 
 
