@@ -151,6 +151,7 @@ class Clients(RuleBasedStateMachine):
         self.excused: set[int] = set()
         self.outages = False
         self.dead: list[Host] = []
+        self.forgotten = self.succession = False  # since all was quiet: the store, of a shard
         self.hosts = [Host(f"h{index}", self.store, lease_s=LEASE_S, queue_s=1e9) for index in HOSTS]
         for host in self.hosts:
             for _ in SLOTS:
@@ -177,6 +178,7 @@ class Clients(RuleBasedStateMachine):
     def _settle(self) -> None:
         self._moment()
         self.now = settle(self.hosts, self.now)
+        self.forgotten = self.succession = False
 
     # --- what clients do ---------------------------------------------------------------------------------------------
 
@@ -362,7 +364,9 @@ class Hosts(Clients):
     def a_shard_dies(self, host: int) -> None:
         """What it has answered and not told the store is lost: so it only dies while that is there."""
         found = self.hosts[host]
-        if found.end.connected and not any(self.clients[name].alone for name in found.workers):
+        alone = any(self.clients[name].alone for name in found.workers)
+        if found.end.connected and not alone and not self.forgotten:
+            self.succession = True
             found.start_shard(self.now)
 
     @precondition(lambda self: len(self.dead) < 3)
@@ -407,11 +411,12 @@ class Hosts(Clients):
         self.outages = True
         self.excused |= {each.ref for each in self.published}
 
+    @precondition(lambda self: not self.succession)
     @rule()
     def the_store_forgets(self) -> None:
-        """It has lost all that it had, and stays connected."""
+        """It has lost all that it had, and stays connected. What follows if a shard dies just then is documented."""
         self.store.wipe()
-        self.outages = True
+        self.outages = self.forgotten = True
         self.excused |= {each.ref for each in self.published}
 
 
@@ -424,7 +429,6 @@ class Forgetting(Clients):
     def __init__(self) -> None:
         self.staying: dict[tuple[str, str], set[tuple[str, int]]] = {}  # since all was quiet: worker and ref of each
         self.known: set[tuple[str, str, str]] = set()  # who knew of whom by then
-        self.forgotten = False
         super().__init__()
         self.outages = True
 
@@ -439,10 +443,10 @@ class Forgetting(Clients):
         client.hear(event)
 
     def _settle(self) -> None:
+        again = self.forgotten
         super()._settle()
-        if self.forgotten:
+        if again:
             super()._settle()  # everybody has noticed by then
-            self.forgotten = False
         self.staying.clear()
         self.known.clear()
         for name, client in self.clients.items():
