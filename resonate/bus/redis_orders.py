@@ -18,6 +18,7 @@ from resonate.shard.cluster.store import (
     Admit,
     Append,
     Arrive,
+    Arrived,
     Bury,
     Channels,
     Count,
@@ -132,10 +133,16 @@ class Orders:
     def _app(self, app: str) -> bytes:
         return b"%b%b}:" % (self._prefix, log_name(app, "").encode())
 
-    def _held(self, party: str, app: str) -> Command:
-        """First of all, note where the party holds something: it may die before it holds it, not before it is noted."""
+    def _held(self, party: str, app: str) -> tuple[Command, Command]:
+        """First of all, note where the party holds something: it may die before it holds it, not before it is noted.
+
+        Where Redis has forgotten the party, it is there again, without a lease: somebody has to bury it.
+        """
         apps = self._of_party(party, b"apps")
-        return Command(apps, pack((b"SADD", apps, _bytes(app))))
+        return (
+            Command(apps, pack((b"SADD", apps, _bytes(app)))),
+            Command(self._parties, pack((b"ZADD", self._parties, b"NX", b"0", _bytes(party)))),
+        )
 
     def _count(self, order: Count) -> tuple[Command, ...]:
         base = self._app(order.app)
@@ -143,12 +150,12 @@ class Orders:
         words = [*_counted(base, party), party, b"%d" % order.connected, b"%d" % order.attached]
         for channel, count in order.channels.items():
             words += (_bytes(channel), b"%d" % count)
-        return self._held(order.party, order.app), Command(base, scripts.COUNT.call(words))
+        return *self._held(order.party, order.app), Command(base, scripts.COUNT.call(words))
 
     def _admit(self, order: Admit) -> tuple[Command, ...]:
         base = self._app(order.app)
         words = (base + b"counts", _bytes(order.party), b"%d" % order.held, b"%d" % order.wanted, b"%d" % order.limit)
-        return self._held(order.party, order.app), Command(base, scripts.ADMIT.call(words))
+        return *self._held(order.party, order.app), Command(base, scripts.ADMIT.call(words))
 
     def _tally(self, order: Tally) -> tuple[Command, ...]:
         base = self._app(order.app)
@@ -349,11 +356,11 @@ ANSWERS: Final[dict[type[Any], Callable[[Any], Any]]] = {
     Admit: tuple,
     Tally: _sum,
     Subscriptions: _whole,
-    Arrive: lambda now_ms: int(now_ms) << 16,
+    Arrive: lambda reply: Arrived(*(int(ms) << 16 for ms in reply)),
     Renew: bool,
     Index: _nothing,
     Unindex: _nothing,
-    Parties: lambda reply: {_text(party): bool(lives) for party, lives in _pairs(reply)},
+    Parties: lambda reply: {_text(party): bool(lives) for party, lives in _pairs(reply) if party != b"since"},
     Logs: lambda reply: [log.decode() for log in reply],
 }
 

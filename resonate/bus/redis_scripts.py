@@ -23,10 +23,16 @@ class Script:
 
 # An entry is told to who follows in the step in which it gets its place, so they hear entries in their order. The part
 # of an id behind its hyphen has 16 bits in a position. It gets there only where a clock has gone back: then the next id
-# is made to begin anew.
+# is made to begin anew. A log begins in the upper half of its millisecond: it may have been deleted, and had entries in
+# the lower one.
 _APPEND: Final = """
 local function append(log, entry, publish, length, lifetime)
-    local id = redis.call('XADD', log, 'MAXLEN', '~', length, '*', 'e', entry)
+    local id = redis.call('XADD', log, 'NOMKSTREAM', 'MAXLEN', '~', length, '*', 'e', entry)
+    if not id then
+        local time = redis.call('TIME')
+        local ms = time[1] * 1000 + math.floor(time[2] / 1000)
+        id = redis.call('XADD', log, string.format('%.0f-32768', ms), 'e', entry)
+    end
     redis.call('PEXPIRE', log, lifetime)
     redis.call(publish, log, id .. ' ' .. entry)
     if #id > 18 then
@@ -219,8 +225,17 @@ return {granted, others}
 #: counts, subscriptions. What each party has, and how many channels there are.
 TALLY: Final = Script(2, "return {redis.call('HVALS', KEYS[1]), redis.call('HLEN', KEYS[2])}")
 
-#: parties | party, milliseconds.
-ARRIVE: Final = Script(1, _NOW + "redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1]) return now")
+#: parties | party, milliseconds. The time, and that of the first arrival, which stands among the parties: without them
+#: nobody can go on, so it cannot be lost alone.
+ARRIVE: Final = Script(
+    1,
+    _NOW
+    + """
+redis.call('ZADD', KEYS[1], 'NX', now, 'since')
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+return {now, tonumber(redis.call('ZSCORE', KEYS[1], 'since'))}
+""",
+)
 
 #: parties | party, milliseconds. Whether it was there.
 RENEW: Final = Script(
@@ -236,7 +251,7 @@ return 0
 """,
 )
 
-#: parties. Each, and whether its lease runs.
+#: parties. Each, and whether its lease runs; `since` too.
 PARTIES: Final = Script(
     1,
     _NOW

@@ -15,6 +15,8 @@ from tests.support.hosts import Hosts
 PATIENCE_S: Final = 60.0
 #: The wire that is long, one way, in seconds: 200 ms to Redis and back.
 LONG_S: Final = 0.1
+#: How often Redis is emptied.
+FLUSHES: Final = 5
 #: Seconds after hosts have said that they are together again, that still count as outage: their queues leave.
 AFTER_S: Final = 1.0
 
@@ -45,6 +47,13 @@ def _redis_wipe(scene: Scene) -> None:
     scene.hosts.redis.wipe()
     scene.hosts.redis.start()
     scene.wait()
+
+
+def _flushed(scene: Scene) -> None:
+    """All keys are gone, and nobody is told: each host finds that out when it renews its lease."""
+    for _ in range(FLUSHES):
+        scene.hosts.redis.do("FLUSHALL")
+        scene.streams.go_on(scene.seconds / FLUSHES)
 
 
 def _redis_stop(scene: Scene) -> None:
@@ -165,6 +174,7 @@ OUTAGES: Final = {
     "none": Outage(_none, together=True),
     "redis-restart": Outage(_redis_restart),
     "redis-wipe": Outage(_redis_wipe),
+    "flushed": Outage(_flushed, 60.0, together=True),
     "redis-stop": Outage(_redis_stop, 60.0),
     "redis-freeze": Outage(_redis_freeze),
     "one-way": Outage(_one_way, 30.0, edges=True),

@@ -439,7 +439,7 @@ def test_a_burial_that_was_broken_off_is_ended_by_others(redis: RedisServer, unr
         assert other.ask(Tally, "app") == Sum(9, 8, 3 * len(names), len(names))
         assert other.ask(Channels, "app", "") == dict.fromkeys(names, 3)
         other.ask(Bury, "q")
-        assert client.keys() == []
+        assert client.keys() == [b"reverb:parties"]  # since when it remembers
 
 
 def test_a_burial_holds_nobody_up(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
@@ -496,6 +496,19 @@ def test_positions_grow_on_when_a_clock_has_gone_back(redis: RedisServer, unread
     assert positions == sorted(set(positions))
     for number, position in enumerate(positions):
         assert [int(entry) for _, entry in end.ask(Read, LOG, position, False).entries] == [*range(number + 1, 5)]
+
+
+def test_positions_grow_on_when_a_log_is_deleted(redis: RedisServer, unready: Callable[[Scaling], End]) -> None:
+    end = unready(at(port=redis.port)).until_ready()
+    positions = [0]
+    with redis.client() as client:
+        for _ in range(50):
+            while end.ask(Append, "app/another", b"", b"", 0) >> 16 == positions[-1] >> 16:
+                """Once in a millisecond."""
+            positions.append(end.ask(Append, LOG, b"before", b"", 0))
+            client.flushall()
+            positions += [end.ask(Append, LOG, b"after", b"", 0) for _ in range(2)]
+    assert positions == sorted(set(positions))
 
 
 def test_a_log_goes_when_nothing_has_been_written_for_long(

@@ -307,14 +307,26 @@ def test_a_party_lives_as_long_as_its_lease(hosts: Hosts) -> None:
     end, other = hosts.end(), hosts.end()
     assert not end.ask(Renew, "p1", 60.0)
     before = end.ask(Append, "a/log", b"before", b"", 0)
-    assert end.ask(Arrive, "p1", 60.0) >> 16 >= before >> 16
+    arrived = end.ask(Arrive, "p1", 60.0)
+    assert arrived.now >> 16 >= before >> 16
+    assert arrived.since == arrived.now
     end.ask(Arrive, "p2", 0.4)
     assert end.ask(Renew, "p1", 60.0)
     other.until(lambda _: other.ask(Parties) == {"p1": True, "p2": False})
     assert not end.ask(Renew, "p2", 60.0)
     assert other.ask(Parties) == {"p1": True, "p2": False}
-    end.ask(Arrive, "p2", 60.0)
+    assert end.ask(Arrive, "p2", 60.0).since == arrived.since
     assert other.ask(Parties) == {"p1": True, "p2": True}
+
+
+def test_who_counts_is_known(hosts: Hosts) -> None:
+    end = hosts.end()
+    end.ask(Arrive, "p1", 60.0)
+    end.ask(Count, "p1", "app", 1, 1, {})
+    end.ask(Count, "p2", "app", 1, 1, {})
+    end.ask(Admit, "p3", "app", 0, 1, 5)
+    assert end.ask(Parties) == {"p1": True, "p2": False, "p3": False}
+    assert not end.ask(Renew, "p2", 60.0)
 
 
 def test_nothing_is_left_of_who_is_buried(hosts: Hosts) -> None:

@@ -17,6 +17,7 @@ from resonate.shard.cluster.store import (
     Admit,
     Append,
     Arrive,
+    Arrived,
     Bury,
     Channels,
     Count,
@@ -90,6 +91,7 @@ class MemoryStore:
         self._logs: dict[str, _Log] = {}
         self._counts: dict[str, dict[str, _Held]] = {}  # by app and party
         self._leases: dict[str, float] = {}
+        self._since: int | None = None  # when the first party has arrived
         self._indexes: dict[str, set[str]] = {}
 
     def end(self) -> MemoryEnd:
@@ -171,12 +173,14 @@ class MemoryStore:
         return self._counts.setdefault(app, {}).setdefault(party, _Held())
 
     def _count(self, order: Count) -> None:
+        self._leases.setdefault(order.party, -math.inf)
         held = self._held(order.app, order.party)
         held.connected, held.attached = order.connected, order.attached
         held.channels |= order.channels
         held.channels = {channel: count for channel, count in held.channels.items() if count}
 
     def _admit(self, order: Admit) -> tuple[int, int]:
+        self._leases.setdefault(order.party, -math.inf)
         parties = self._counts.get(order.app, {})
         others = sum(held.connected for party, held in parties.items() if party != order.party)
         granted = max(0, min(order.wanted, order.limit - others - order.held))
@@ -204,9 +208,11 @@ class MemoryStore:
 
     # --- parties -----------------------------------------------------------------------------------------------------
 
-    def _arrive(self, order: Arrive) -> int:
+    def _arrive(self, order: Arrive) -> Arrived:
         self._leases[order.party] = self.now + order.lease_s
-        return max(self._position, int(self.now * 1000) << 16)
+        now = max(self._position, int(self.now * 1000) << 16)
+        self._since = now if self._since is None else self._since
+        return Arrived(now, self._since)
 
     def _renew(self, order: Renew) -> bool:
         lives = self._leases.get(order.party, -math.inf) > self.now

@@ -17,7 +17,7 @@ from tests.support.hosts import Hosts
 
 SMALL = argparse.Namespace(hosts=2, workers=2, channels=10, subscribers=1, rate=150, log=False)
 #: How long each lasts, in seconds. Who is to find himself alone needs more than `scaling.patience`.
-SECONDS = {"redis-wipe": 2.0, "redis-freeze": 4.0, "one-way": 4.0, "host-kill": 1.0, "reload": 1.0}
+SECONDS = {"redis-wipe": 2.0, "flushed": 20.0, "redis-freeze": 4.0, "one-way": 4.0, "host-kill": 1.0, "reload": 1.0}
 
 
 @pytest.mark.parametrize("fault", SECONDS)

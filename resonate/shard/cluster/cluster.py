@@ -4,11 +4,21 @@ requests that may be handled, and events.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resonate.messages import Declaration, Detach, Disconnect, Publish, Request, Standing, Subscribe, Unsubscribe
+from resonate.messages import (
+    Connect,
+    Declaration,
+    Detach,
+    Disconnect,
+    Publish,
+    Request,
+    Standing,
+    Subscribe,
+    Unsubscribe,
+)
 from resonate.shard.cluster.appends import Appends
 from resonate.shard.cluster.counts import Counts
 from resonate.shard.cluster.desk import Desk, Store
@@ -23,6 +33,7 @@ from resonate.shard.cluster.preparing import Preparing
 from resonate.shard.cluster.shared import SharedShard
 from resonate.shard.cluster.stage import Stage, Ticket
 from resonate.shard.cluster.store import (
+    Arrived,
     Entry,
     Followed,
     Keep,
@@ -200,8 +211,11 @@ class Cluster:
             return
         for app, channel, position in declaration.positions:
             self._behind.setdefault((app, channel), {})[worker] = position
-        for seq, request in enumerate(declaration.requests, declaration.first):
-            self._declared.append(Ticket(worker, seq, request))
+        declared = [Ticket(worker, seq, request) for seq, request in enumerate(declaration.requests, declaration.first)]
+        self._declared += declared
+        if self._resumed:  # it has come while the others wait for the store
+            self._hold(declaration, now)
+            self._prepare(declared, now)
 
     def resume(self, now: float) -> None:
         """All have declared: follow what they hold, and prepare what they ask for again."""
@@ -218,13 +232,16 @@ class Cluster:
                 self._following.resume(app, channel, False, behind)
         if self._desk.store is Store.READY:
             self._begin(now)
-        for ticket in self._declared:
-            steps = self._preparing.steps(ticket, now)
-            ticket.task = Task(steps) if steps is not None else None
-            self._stage.add(ticket, queued=False)
+        self._prepare(self._declared, now)
         early, self._early = self._early, []
         for worker, first, requests in early:
             self.stage(worker, first, requests, now)
+
+    def _prepare(self, declared: Sequence[Ticket], now: float) -> None:
+        for ticket in declared:
+            steps = self._preparing.steps(ticket, now)
+            ticket.task = Task(steps) if steps is not None else None
+            self._stage.add(ticket, queued=False)
 
     @property
     def recovered(self) -> bool:
@@ -291,6 +308,7 @@ class Cluster:
     def _begin(self, now: float) -> None:
         """The store can be used: a new party arrives, and tells all that this shard holds."""
         self._neighbours.arrive(now)
+        self._following.arriving()
         self._reading.clear()
         for app in self.shard.apps():
             self._following.log(app, "", False, now)
@@ -325,18 +343,32 @@ class Cluster:
             self.counters["lost"] += 1
         again = self._desk.store is Store.AWAY
         self._desk.lost(reason)
+        self._following.lost()
+        self._preparing.admissions.lost()
+        self._give_up(self._stage.unfinished(), now)
+        if not again:
+            self._standing()
+
+    def _anew(self, now: float) -> None:
+        """This party is over, perhaps because the store has lost all: as after an outage, though the store is there.
+
+        Only who asks for a place waits on: he is answered.
+        """
+        self._desk.forget()
+        self._give_up([each for each in self._stage.unfinished() if not isinstance(each.request, Connect)], now)
+        self._begin(now)
+
+    def _give_up(self, tickets: Iterable[Ticket], now: float) -> None:
+        """Nobody knows what is done of all that was ordered; these go on without."""
         for log, entry in self._appends.lost():  # they may be lost with it, and come from here then
             self._following.outgoing += self.shard.apply(*app_and_channel(log), 0, entry, now)
         self._counts.lost()
-        self._preparing.admissions.lost()
         self._reading.clear()
         self._neighbours.lost()
-        self._following.lost(self._parties.ours)
+        self._following.give_up(self._parties.ours)
         tasks, self._tasks = self._tasks, set()
-        for task in [*tasks, *(ticket.task for ticket in self._stage.unfinished() if ticket.task is not None)]:
+        for task in [*tasks, *(ticket.task for ticket in tickets if ticket.task is not None)]:
             task.away()
-        if not again:
-            self._standing()
 
     def _standing(self) -> None:
         standing = Standing(self._index, self._desk.trouble)
@@ -344,23 +376,36 @@ class Cluster:
 
     def _read(self, read: Read | None) -> None:
         if read is not None:
-            self._reading[read.ref] = self._following.logs[read.log]
+            log = self._reading[read.ref] = self._following.logs[read.log]
+            log.reading = read.ref
             self._desk.order(read)
 
     def _answered(self, ref: int, value: Any, now: float) -> None:
         if self._appends.answered(ref, value, self._following.will_hear):
             self.counters["entries_out"] += 1
         elif self._neighbours.arrived(ref):
-            self._following.arrived(value or 0, now)
+            self._following.arrived(value or Arrived(0, 0), now)
         elif ref in self._reading:
-            self._paged(self._reading.pop(ref), value, now)
+            self._read_page(ref, self._reading.pop(ref), value, now)
         elif not self._counts.answered(ref) and not self._preparing.admitted(ref, value):
             self._desk.answered(ref, value)
-            if self._neighbours.taken_for_dead:
-                self._begin(now)
+            if self._neighbours.unknown:
+                self._anew(now)
 
-    def _paged(self, log: Log, page: Page | None, now: float) -> None:
-        if self._following.logs.get(log.name) is not log or log.feed.state is not State.READING:
+    def _read_page(self, ref: int, log: Log, page: Page | None, now: float) -> None:
+        if self._following.believes(log, now):
+            self._task(self._certain(ref, log, page, now))
+        else:
+            self._paged(ref, log, page, now)
+
+    def _certain(self, ref: int, log: Log, page: Page | None, now: float) -> Any:
+        """The store may have lost its members since it was asked first."""
+        yield self._neighbours.known()
+        self._paged(ref, log, page, now)
+
+    def _paged(self, ref: int, log: Log, page: Page | None, now: float) -> None:
+        current = self._following.logs.get(log.name) is log and log.reading == ref
+        if not current or log.feed.state is not State.READING:
             return
         if page is None or self._following.is_ahead(page.last, now):  # somebody has put something else there
             self._notices.append(f"the log {log.name} cannot be read: see what lies in Redis under that name")
@@ -390,7 +435,7 @@ class Cluster:
                 self._notices.append(
                     f"{dropped} events for other hosts are dropped: past scaling.queue_bytes or scaling.queue_seconds"
                 )
-        if self._desk.store is not Store.READY:
+        if self._desk.store is not Store.READY or not self._resumed:
             return
         for log in self._following.doubtful(now):
             self._desk.order(*self._following.begin(log))
@@ -419,6 +464,7 @@ class Cluster:
         desk = self._desk
         if desk.store is not Store.READY:
             return []
+        self._neighbours.ask()
         orders, desk.orders = desk.orders, []
         admissions, party = self._preparing.admissions, self._parties.name
         counts = self._counts.orders(desk.refs, party, admissions.asking)  # first: who asks next tells all that it has

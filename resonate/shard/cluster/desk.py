@@ -39,8 +39,12 @@ class Desk:
         """It cannot. Who waits has to be told otherwise."""
         self.store, self.trouble = Store.AWAY, reason
         self.orders.clear()
-        self._answers.clear()
+        self.forget()
         self._known.fire()
+
+    def forget(self) -> None:
+        """No answer to what has been asked so far matters any more."""
+        self._answers.clear()
 
     def available(self) -> Steps[None]:
         """Steps to be taken first: raise AwayError while there is no store."""

@@ -41,7 +41,7 @@ class Step(NamedTuple):
 class Feed:
     """`position` is that of the last entry that has been applied, None while there is none to go on from."""
 
-    __slots__ = ("_buffer", "_first", "_guessed", "_overflown", "broken", "log", "position", "state")
+    __slots__ = ("_began", "_buffer", "_first", "_guessed", "_overflown", "broken", "log", "position", "state")
 
     def __init__(self, log: str, position: int | None = None) -> None:
         self.log = log
@@ -50,6 +50,7 @@ class Feed:
         self.broken = False  # whether what it was read from may not be what it had been followed in
         self.state = State.ABSENT
         self._buffer: list[Numbered] = []
+        self._began = 0  # where the reading did
         self._overflown = False
         self._first = True  # whether the next page is the first of a reading
 
@@ -59,13 +60,12 @@ class Feed:
             self.position, self._guessed = position, True
 
     def begin(self) -> None:
-        """It is to be followed."""
+        """It is to be followed. If it was before, what comes meanwhile is kept: the store may lose it unread."""
         self.state = State.FOLLOWING
-        self._buffer.clear()
 
     def lost(self) -> None:
         """Nothing of it comes any more."""
-        self.state = State.ABSENT
+        self.state, self._overflown = State.ABSENT, False
         self._buffer.clear()
 
     def followed(self) -> int | None:
@@ -73,8 +73,7 @@ class Feed:
 
         The entry at the position is read too: if it is not there any more, others behind it may be gone as well.
         """
-        self.state, self._first, self._overflown = State.READING, True, False
-        self._buffer.clear()
+        self.state, self._first, self._began = State.READING, True, self.position or 0
         return None if self.position is None else max(0, self.position - 1)
 
     def look_back(self) -> int:
@@ -86,7 +85,7 @@ class Feed:
         if self.state is State.LIVE and position > (self.position or 0):  # else it has been read, and was told later
             self.position = position
             return [(position, data)]
-        if self.state is State.READING:
+        if self.state in (State.FOLLOWING, State.READING):
             if len(self._buffer) < BUFFERED:
                 self._buffer.append((position, data))
             else:
@@ -97,7 +96,7 @@ class Feed:
         """A page of what was before."""
         first, self._first = self._first, False
         if self.position is None:  # nobody has heard anything: what was before is nobody's concern
-            self.position = page.last
+            self.position = self._began = page.last
             if self._overflown:
                 return self._once_more(page.last)
             return Step([], self._caught_up(page.last), None, False)
@@ -112,6 +111,7 @@ class Feed:
         self.broken |= gap
         known = [each for each in page.entries if each[0] <= self.position]
         fresh = page.entries[len(known) :]
+        self._has_read(fresh)
         if guessed:
             self.position = min(self.position, page.last)
         if page.entries:
@@ -121,13 +121,23 @@ class Feed:
                 self._overflown = False
                 self._buffer.clear()
             return Step(known, fresh, page.entries[-1][0] if page.entries else self.position, gap)
-        return Step(known, fresh + self._caught_up(max(self.position, page.last)), None, gap)
+        last = max(self.position, page.last)
+        return Step(known, sorted(fresh + self._forgotten(last)) + self._caught_up(last), None, gap)
 
     def _once_more(self, after: int) -> Step:
         """More has come than is kept: it is in the log."""
         self._overflown = False
         self._buffer.clear()
         return Step([], [], after, False)
+
+    def _has_read(self, entries: list[Numbered]) -> None:
+        if self._buffer and entries:
+            read = {position for position, _ in entries}
+            self._buffer = [each for each in self._buffer if each[0] not in read]
+
+    def _forgotten(self, last: int) -> list[Numbered]:
+        """What has come before the store lost it."""
+        return [each for each in self._buffer if self._began < each[0] <= last]
 
     def _caught_up(self, last: int) -> list[Numbered]:
         """What has come meanwhile and was not read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from typing import Final
@@ -12,7 +13,7 @@ from resonate.shard.cluster.feed import PER_MS, Feed, Numbered, State
 from resonate.shard.cluster.names import log_name
 from resonate.shard.cluster.parties import Parties
 from resonate.shard.cluster.shared import SharedShard
-from resonate.shard.cluster.store import Follow, Order, Page, Read
+from resonate.shard.cluster.store import Arrived, Follow, Order, Page, Read
 from resonate.shard.cluster.waiting import Signal
 from resonate.shard.shard import Outgoing
 
@@ -43,6 +44,7 @@ class Log:
         "live",
         "presence",
         "reaching",
+        "reading",
         "wanted_at",
     )
 
@@ -56,6 +58,7 @@ class Log:
         self.wanted_at = 0  # where it most likely was when somebody began to listen
         self.live = Signal()
         self.reaching: list[tuple[int, Signal]] = []
+        self.reading = 0  # the reference of the order by which it is read
         self.indexed = False  # whether the store knows that this party has members in it
         self.leaving: set[str] = set()  # users who are being taken out
         self.idle_since: float | None = None
@@ -102,6 +105,7 @@ class Following:
         self.entries = 0
         self._latest = 0  # the last position that has been seen in any log, and when
         self._latest_at = 0.0
+        self._whole_at = math.inf  # when all are back whom the store may have lost
 
     def log(self, app: str, channel: str, presence: bool, now: float) -> Log:
         """The log of a channel, made if nobody has needed it before."""
@@ -137,9 +141,19 @@ class Following:
         """Whether it cannot be a position of now: all after it would seem to have been before."""
         return position > self._position_at(now) + AHEAD_MS * PER_MS
 
-    def arrived(self, position: int, now: float) -> None:
-        """So late it is in the store, whose clock may be another than before."""
-        self._latest, self._latest_at = position, now
+    def arriving(self) -> None:
+        """It is not known yet how old the store's memory is."""
+        self._whole_at = math.inf
+
+    def arrived(self, arrived: Arrived, now: float) -> None:
+        """So late it is in the store, whose clock may be another than before; and so long it remembers."""
+        self._latest, self._latest_at = arrived.now, now
+        age_s = max(0, arrived.now - arrived.since) / PER_MS / 1000
+        self._whole_at = now + self._parties.lease_s - age_s
+
+    def believes(self, log: Log, now: float) -> bool:
+        """Whether somebody may leave because he is not among the members of that log."""
+        return log.presence and log.feed.position is not None and now >= self._whole_at
 
     def seen(self, position: int, now: float) -> None:
         """The store's logs have come so far."""
@@ -155,10 +169,14 @@ class Following:
             log.live = Signal()
         return [Follow(log.name)]
 
-    def lost(self, own: str) -> None:
-        """The store is away. Whom only this host had is here if a worker has him."""
+    def lost(self) -> None:
+        """Nothing of the logs comes any more."""
         for log in self.logs.values():
             log.feed.lost()
+
+    def give_up(self, own: str) -> None:
+        """The store is away, or another than before. Whom only this host had is here if a worker has him."""
+        for log in self.logs.values():
             log.feed.guess(log.wanted_at)
             log.reaching.clear()
             log.leaving.clear()
@@ -218,19 +236,17 @@ class Following:
 
     def _reconcile(self, log: Log, page: Page, now: float) -> None:
         """Where the store has lost what it had, others are coming back as this host is: they have a lease's time."""
-        forgotten = log.feed.broken
+        forgotten = log.feed.broken or now < self._whole_at
         log.doubtful_until = now + self._parties.lease_s if forgotten else None
         if forgotten:
             self._doubted.add(log.name)
         members = []
         for field, value in page.members or ():
             entry = self._opened(log, value)
-            if (
-                isinstance(entry, Joined)
-                and field == field_of(entry.party, entry.user)
-                and self._parties.counts(entry.party)
-            ):
-                members.append(entry)
+            if isinstance(entry, Joined) and field == field_of(entry.party, entry.user):
+                self._parties.saw(entry.party, log.name)
+                if self._parties.counts(entry.party):
+                    members.append(entry)
         edges = self._shard.reconcile(log.app, log.channel, members, +log.claims, forgotten)
         if log.behind is None:  # else workers are told who is present
             self.outgoing += edges

@@ -10,11 +10,11 @@ from resonate.shard.cluster.entries import Seal
 from resonate.shard.cluster.parties import Parties
 from resonate.shard.cluster.store import Arrive, Renew
 from resonate.shard.cluster.store import Parties as ListParties
-from resonate.shard.cluster.waiting import Steps, Task
+from resonate.shard.cluster.waiting import Signal, Steps, Task
 
 
 class Neighbours:
-    """`taken_for_dead` is set when others have buried this party, or are about to: it has to arrive anew.
+    """`unknown` is set when the store does not know this party any more: it has to arrive anew.
 
     What the operator should know gathers in `notices`.
     """
@@ -26,14 +26,15 @@ class Neighbours:
         self._tasks: list[Task[Any]] = []
         self._look = False  # at once, rather than when the lease is renewed
         self._arriving = 0
-        self.taken_for_dead = False
+        self._asked: Signal | None = None  # what happens when it has been asked whether this party is known
+        self.unknown = False
         self.notices: list[str] = []
 
     def arrive(self, now: float) -> None:
         """The store can be used: a new party is there."""
         self._arriving = next(self._desk.refs)
         self._desk.order(Arrive(self._arriving, self._parties.arrive(now), self._parties.lease_s))
-        self.taken_for_dead = False
+        self.unknown = False
         self._look = True
 
     def arrived(self, ref: int) -> bool:
@@ -45,7 +46,24 @@ class Neighbours:
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.away()
+        self._asked = None
         self._parties.burying.clear()
+
+    def known(self) -> Signal:
+        """What happens when it is certain that the store has still known this party by now."""
+        if self._asked is None:
+            self._asked = Signal()
+        return self._asked
+
+    def ask(self) -> None:
+        """Ask for it, once for all who want to know."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            self._begin(self._telling(asked))
+
+    def _telling(self, asked: Signal) -> Steps[None]:
+        if (yield from self._renew()):
+            asked.fire()
 
     def beat(self, now: float, returned: bool) -> None:
         """About a second has passed. `returned`: all that is held here is known to the store."""
@@ -59,23 +77,27 @@ class Neighbours:
         self._tasks.append(Task(steps))
 
     def _renewing(self, now: float, returned: bool) -> Steps[None]:
-        lives = yield self._desk.ask(Renew, self._parties.name, self._parties.lease_s)
-        if lives:
+        if (yield from self._renew()):
             yield from self._looking(now, returned)
-        else:
-            self.notices.append("this host was taken for dead, and arrives anew")
-            self.taken_for_dead = True
+
+    def _renew(self) -> Steps[bool]:
+        known = (yield self._desk.ask(Renew, self._parties.name, self._parties.lease_s)) is not False  # None: refused
+        if not known and not self.unknown:
+            self.notices.append("Redis has lost its data, or this host was away for longer than scaling.lease")
+        self.unknown |= not known
+        return known
 
     def _looking(self, now: float, returned: bool) -> Steps[None]:
         if returned:
             self._look = False
         known = yield self._desk.ask(ListParties)
-        for party in self._parties.dead(known or {}, returned, now):
+        known = known or {}
+        for party in self._parties.dead(known, returned, now):
             self._parties.burying.add(party)
-            if not party.startswith(self._parties.ours):
+            if party in known and not party.startswith(self._parties.ours):
                 self.notices.append(f"host {party.partition('.')[0]} has gone: its members leave")
             self._begin(self._burying(party))
 
     def _burying(self, party: str) -> Steps[None]:
-        yield from burial(self._desk, self._seal, party)
+        yield from burial(self._desk, self._seal, party, self._parties.seen(party))
         self._parties.buried(party)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Final
 
 #: A lease is renewed so often within it.
@@ -26,6 +26,7 @@ class Parties:
         self.name = ""
         self.burying: set[str] = set()
         self._former: set[str] = set()  # names of this party before: nobody else may know them any more
+        self._seen: dict[str, set[str]] = {}  # logs in which a party has members; it may be that nobody knows it
 
     @property
     def ours(self) -> str:
@@ -53,6 +54,15 @@ class Parties:
         """Whether what a party has counts here: another of this host does not, its workers say what they hold."""
         return party == self.name or not party.startswith(self.ours)
 
+    def saw(self, party: str, log: str) -> None:
+        """A party has a member in that log."""
+        if party != self.name:
+            self._seen.setdefault(party, set()).add(log)
+
+    def seen(self, party: str) -> Set[str]:
+        """The logs in which it had members, when that was seen last."""
+        return self._seen.pop(party, set())
+
     def buried(self, party: str) -> None:
         """Nothing is left of it."""
         self.burying.discard(party)
@@ -62,12 +72,16 @@ class Parties:
         """Whom to bury: those whose lease has run out, and those who had this shard's seat before it.
 
         The latter only when it has `returned`: until all its members are in, they are there through those. The others
-        not before it has been there for a lease: if the store was away for all, all have to come back.
+        not before it has been there for a lease: if the store was away for all, all have to come back. Nobody, if the
+        store has lost this party, and so others who live. Who has members and is not known has been lost and died.
         """
+        if not known.get(self.name):
+            return []
+        self._seen = {party: logs for party, logs in self._seen.items() if not known.get(party)}
         trusted = now >= self._trusted_at
         return sorted(
             party
-            for party, lives in {**dict.fromkeys(self._former, False), **known}.items()
+            for party, lives in {**dict.fromkeys((*self._former, *self._seen), False), **known}.items()
             if party not in self.burying
             and party != self.name
             and (returned if party.startswith(self._seat) else trusted and not lives)

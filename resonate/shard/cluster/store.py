@@ -98,6 +98,8 @@ class Look(NamedTuple):
 class Count(NamedTuple):
     """How much the party holds of an app, in place of what was said before. Answered by None.
 
+    A party that is not known is from now on, with a lease that has run out; so it is by `Admit`.
+
     `connected` and `attached` connections; subscriptions by channel, of those in `channels` alone: 0 removes one. They
     are SLICE at most.
     """
@@ -155,7 +157,7 @@ class Channels(NamedTuple):
 
 
 class Arrive(NamedTuple):
-    """The party is there from now on, for `lease_s` seconds. Answered by where an entry would stand that came now."""
+    """The party is there from now on, for `lease_s` seconds. Answered by `Arrived`."""
 
     ref: int
     party: str
@@ -258,6 +260,16 @@ class Page(NamedTuple):
     last: int
     members: list[tuple[str, bytes]] | None
     cached: tuple[bytes, int] | None
+
+
+class Arrived(NamedTuple):
+    """`now` is where an entry would stand that came now.
+
+    `since` is where one would have when the first party arrived: of what was before, the store knows nothing any more.
+    """
+
+    now: int
+    since: int
 
 
 class Sum(NamedTuple):

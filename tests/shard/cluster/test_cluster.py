@@ -210,3 +210,129 @@ def test_who_comes_back_while_the_store_is_away_hears_nothing_twice(pair: Pair) 
     pair.hosts[0].end.mend()
     pair.settle()
     assert [[event.payload for event in pair.of(number, Publication)] for number in (0, 1)] == [[b"once"], [b"once"]]
+
+
+def test_a_worker_that_comes_while_its_shard_recovers_hears_of_other_hosts(pair: Pair) -> None:
+    """The shard waits for the store to answer what another worker has asked before."""
+    heard: list[Event] = []
+    late = Host("late", pair.store, lease_s=LEASE_S)
+    first, second = late.add("w8", heard.append), late.add("w9", heard.append)
+    ask(first, Publish(7, "app", "p", b"event", None, 0))
+    late.send(first, pair.now)
+    late.turn(pair.now, 0, 0, 0)
+    ask(second, Subscribe("app", "p", "9.9", 1, Member("ann", {"user_id": "ann", "user_info": None})))
+    pair.hosts.append(late)
+    pair.settle()
+    pair.subscribe(0, "p", "bob")
+    pair.settle()
+    assert [event.data["user_id"] for event in heard if isinstance(event, MemberAdded)] == ["bob"]
+    assert [event.members for event in pair.of(0, Subscribed)] == [[("ann", None), ("bob", None)]]
+
+
+# --- a store that forgets, and stays connected -----------------------------------------------------------------------
+
+
+def noticed(pair: Pair) -> None:
+    """A third of the lease passes, and what follows."""
+    for _ in range(2):
+        pair.settle()
+
+
+def test_who_stays_while_the_store_forgets_has_no_edge(pair: Pair) -> None:
+    for number, user in enumerate(("ann", "bob")):
+        pair.subscribe(number, "p", user)
+    pair.settle()
+    for heard in pair.heard:
+        heard.clear()
+    for number in (0, 1):  # each has noticed while the other has not
+        pair.store.wipe()
+        for _ in range(6):
+            pair.now += 1
+            pair.hosts[number].exchange.beat(pair.now)
+            for _ in range(4):
+                pair.hosts[number].turn(pair.now)
+        noticed(pair)
+    pair.lease_passes()
+    assert pair.heard == [[], []]
+    assert sorted(field.split()[1] for field in pair.store.log("app/p").members) == ["ann", "bob"]
+
+
+def test_who_leaves_before_it_is_noticed_leaves_a_lease_later(pair: Pair) -> None:
+    for number, user in enumerate(("ann", "bob")):
+        pair.subscribe(number, "p", user)
+    pair.subscribe(0, "p", "eve", ref=2)
+    pair.settle()
+    for heard in pair.heard:
+        heard.clear()
+    pair.store.wipe()
+    ask(pair.workers[0], Unsubscribe("app", "p", "eve"))
+    noticed(pair)
+    assert pair.of(1, MemberRemoved) == []
+    pair.lease_passes()
+    assert [event.id for event in pair.of(0, MemberRemoved)] == ["eve"]
+    assert [event.id for event in pair.of(1, MemberRemoved)] == ["eve"]
+    assert pair.of(1, MemberAdded) == []
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_who_comes_before_it_is_noticed_is_no_ghost_later(pair: Pair, dies: bool) -> None:
+    """He is in it with a party that the store does not know."""
+    for number, user in enumerate(("ann", "bob")):
+        pair.subscribe(number, "p", user)
+    pair.settle()
+    pair.store.wipe()
+    pair.subscribe(0, "p", "eve", ref=2)
+    pair.hosts[0].send(pair.workers[0], pair.now)
+    for _ in range(4):
+        pair.hosts[0].turn(pair.now)
+    assert [field.split()[1] for field in pair.store.log("app/p").members] == ["eve"]
+    if dies:
+        pair.hosts.pop(0).end.lose()
+    else:
+        noticed(pair)
+        ask(pair.workers[0], Unsubscribe("app", "p", "eve"))
+    pair.lease_passes()
+    left = [event.id for event in pair.of(1, MemberRemoved)]
+    assert sorted(left) == (["ann", "eve"] if dies else ["eve"])
+    assert [field.split()[1] for field in pair.store.log("app/p").members] == (["bob"] if dies else ["ann", "bob"])
+    counting = {party for counts in pair.store._counts.values() for party in counts}
+    assert counting == {host.cluster._parties.name for host in pair.hosts}
+
+
+def test_a_store_that_forgets_again_is_not_believed_either(pair: Pair) -> None:
+    """The second time is just before members are read once more, and with an entry behind it."""
+    for number, user in enumerate(("ann", "bob")):
+        pair.subscribe(number, "p", user)
+    pair.settle()
+    for heard in pair.heard:
+        heard.clear()
+    pair.store.wipe()
+    noticed(pair)
+    log = pair.hosts[0].cluster._following.logs["app/p"]
+    while log.doubtful_until is not None and pair.now + 1 < log.doubtful_until:
+        pair.now += 1
+        for host in pair.hosts:
+            host.exchange.beat(pair.now)
+            for _ in range(4):
+                host.turn(pair.now)
+    pair.store.wipe()
+    ask(pair.workers[0], Publish(7, "app", "p", b"event", None, 0))
+    pair.lease_passes()
+    assert pair.of(0, MemberRemoved) == pair.of(1, MemberRemoved) == []
+
+
+def test_what_was_under_way_when_the_store_forgot_comes_once(pair: Pair) -> None:
+    """The log is being read again: what has come of it meanwhile is nowhere else."""
+    for number, user in enumerate(("ann", "bob")):
+        pair.subscribe(number, "p", user)
+    pair.settle()
+    there = pair.hosts[1]
+    there.cluster._desk.order(*there.cluster._following.begin(there.cluster._following.logs["app/p"]))
+    ask(pair.workers[0], Publish(7, "app", "p", b"event", None, 0))
+    pair.hosts[0].send(pair.workers[0], pair.now)
+    for _ in range(3):
+        pair.hosts[0].turn(pair.now)
+    pair.store.wipe()
+    pair.lease_passes()
+    for number in (0, 1):
+        assert [event.payload for event in pair.of(number, Publication)] == [b"event"]

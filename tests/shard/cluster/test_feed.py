@@ -106,6 +106,21 @@ def test_a_store_that_has_lost_its_data_is_read_from_the_beginning() -> None:
     assert feed.position == 3
 
 
+def test_what_came_before_the_store_lost_it_is_applied_in_its_place() -> None:
+    """Nothing was broken: the log is read once more, and has lost what came meanwhile."""
+    log, feed = Log(), Feed("app/a")
+    log.add(5)
+    read(feed, log)
+    feed.begin()
+    came = [log.add(6), log.add(7)]
+    for each in came:
+        assert feed.entry(*each) == []
+    log.entries.clear()
+    log.add(8)
+    assert read(feed, log, [(9, b"9")]) == [*came, (8, b"8"), (9, b"9")]
+    assert feed.position == 9
+
+
 def test_where_it_was_may_be_guessed() -> None:
     log = Log()
     log.add(5)

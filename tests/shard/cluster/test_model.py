@@ -96,8 +96,48 @@ class Published(NamedTuple):
     time: int
 
 
-class Hosts(RuleBasedStateMachine):
-    """Nothing is delivered but by a rule, until the reckoning."""
+class UnderWay(NamedTuple):
+    """What somebody has begun, and how far it has come. `everybody` is on the channel first."""
+
+    channel: str
+    what: str
+    turns: list[tuple[int, int, int]]
+    read: str
+    everybody: bool
+
+
+UNDER_WAY = st.builds(
+    UnderWay,
+    channel=st.sampled_from(CHANNELS),
+    what=st.sampled_from(("publish", "join", "leave")),
+    turns=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2)), max_size=4),
+    read=st.sampled_from(("nobody", "one", "all")),
+    everybody=st.booleans(),
+)
+
+
+class Turn(NamedTuple):
+    """As in `Host.turn`, of a host."""
+
+    host: int
+    orders: int | None
+    heard: int | None
+    replies: int | None
+
+
+TURNS = st.builds(
+    Turn,
+    st.sampled_from(HOSTS),
+    st.none() | st.integers(0, 3),
+    st.none() | st.integers(0, 2),
+    st.none() | st.integers(0, 2),
+)
+#: What happens to a store that forgets, and at one place.
+STEPS = ("joins", "leaves", "publishes", "forgets", "forgets", "turns", "turns", "turns", "a second", "all is quiet")
+
+
+class Clients(RuleBasedStateMachine):
+    """Nothing is delivered but by a rule, until the reckoning; and nothing fails."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,8 +150,9 @@ class Hosts(RuleBasedStateMachine):
         self.published: list[Published] = []
         self.excused: set[int] = set()
         self.outages = False
-        self.hosts = [Host(f"h{index}", self.store, lease_s=LEASE_S, queue_s=1e9) for index in HOSTS]
         self.dead: list[Host] = []
+        self.forgotten = self.succession = False  # since all was quiet: the store, of a shard
+        self.hosts = [Host(f"h{index}", self.store, lease_s=LEASE_S, queue_s=1e9) for index in HOSTS]
         for host in self.hosts:
             for _ in SLOTS:
                 self._add_worker(host)
@@ -137,6 +178,7 @@ class Hosts(RuleBasedStateMachine):
     def _settle(self) -> None:
         self._moment()
         self.now = settle(self.hosts, self.now)
+        self.forgotten = self.succession = False
 
     # --- what clients do ---------------------------------------------------------------------------------------------
 
@@ -162,6 +204,7 @@ class Hosts(RuleBasedStateMachine):
     )
     def leave(self, host: int, slot: int, channel: str, user: str) -> None:
         _, worker, client = self._worker(host, slot)
+        self._leaves(worker, (channel, user))
         ref = client.held.pop((channel, user), None)
         if ref is not None:
             client.joined.discard(ref)
@@ -208,82 +251,28 @@ class Hosts(RuleBasedStateMachine):
         for worker in self.hosts[host].workers.values():
             self.hosts[host].receipt(worker)
 
-    @rule(seconds=st.sampled_from((1, 1, 1, 3, 11)))
-    def time_passes(self, seconds: int) -> None:
-        self.now += seconds
-        for host in self.hosts:
-            host.exchange.beat(self.now)
-
     @rule()
     def all_is_quiet(self) -> None:
         self._settle()
 
-    # --- what fails --------------------------------------------------------------------------------------------------
+    def _leaves(self, worker: Worker, place: tuple[str, str]) -> None:
+        """He is on that channel as that user no more."""
 
-    @rule(host=st.sampled_from(HOSTS), done=st.integers(0, 3))
-    def the_store_is_lost(self, host: int, done: int) -> None:
-        end = self.hosts[host].end
-        if end.connected and self.hosts[host].cluster.released:  # what two deaths at a time do is documented
-            end.lose(min(done, len(end.waiting)))
-            self.outages = True
+    def _time_passes(self, seconds: int) -> None:
+        self.now += seconds
+        for host in self.hosts:
+            host.exchange.beat(self.now)
 
-    @rule(host=st.sampled_from(HOSTS))
-    def the_store_is_back(self, host: int) -> None:
-        self.hosts[host].end.mend()
+    def _join_all(self, channel: str) -> None:
+        for number in HOSTS:
+            for each in SLOTS:
+                self.join(number, each, channel, "bob")
 
-    @rule(host=st.sampled_from(HOSTS), slot=st.sampled_from(SLOTS))
-    def a_worker_dies(self, host: int, slot: int) -> None:
-        found, worker, _ = self._worker(host, slot)
-        del self.clients[worker.name]
-        found.kill(worker.name, self.now)
-        self._add_worker(found)
-
-    @rule(host=st.sampled_from(HOSTS))
-    def a_shard_dies(self, host: int) -> None:
-        """What it has answered and not told the store is lost: so it only dies while that is there."""
-        found = self.hosts[host]
-        if found.end.connected and not any(self.clients[name].alone for name in found.workers):
-            found.start_shard(self.now)
-
-    @precondition(lambda self: len(self.dead) < 3)
-    @rule(host=st.sampled_from(HOSTS))
-    def a_host_dies(self, host: int) -> None:
-        """Another comes in its place."""
-        gone = self.hosts[host]
-        gone.end.lose()
-        self.dead.append(gone)
-        for name in gone.workers:
-            del self.clients[name]
-        found = self.hosts[host] = Host(f"{gone.name}x", self.store, lease_s=LEASE_S, queue_s=1e9)
-        for _ in SLOTS:
-            self._add_worker(found)
-
-    @rule(
-        host=st.sampled_from(HOSTS),
-        slot=st.sampled_from(SLOTS),
-        channel=st.sampled_from(CHANNELS),
-        what=st.sampled_from(("publish", "join", "leave")),
-        turns=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2)), max_size=4),
-        read=st.sampled_from(("nobody", "one", "all")),
-        then=st.sampled_from(("the store", "the shard", "the worker", "the host")),
-        everybody=st.booleans(),
-    )
-    def something_is_under_way_when(
-        self,
-        host: int,
-        slot: int,
-        channel: str,
-        what: str,
-        turns: list[tuple[int, int, int]],
-        read: str,
-        then: str,
-        everybody: bool,
-    ) -> None:
-        """It is the only thing, so that all that follows does so from this. `everybody` is on the channel first."""
+    def _begin(self, host: int, slot: int, under_way: UnderWay) -> None:
+        """It is the only thing that is under way, so that all that follows does so from this."""
+        channel, what, turns, read, everybody = under_way
         if everybody:
-            for number in HOSTS:
-                for each in SLOTS:
-                    self.join(number, each, channel, "bob")
+            self._join_all(channel)
         self._settle()
         if what == "publish":
             self.publish(host, slot, channel, keep=False)
@@ -298,26 +287,6 @@ class Hosts(RuleBasedStateMachine):
         for worker in list(self.hosts[host].workers.values())[: {"nobody": 0, "one": 1, "all": 2}[read]]:
             while worker.inbox:
                 self.hosts[host].read(worker, self.now)
-        match then:
-            case "the store":
-                self.the_store_is_lost(host, len(turns))
-            case "the shard":
-                self.a_shard_dies(host)
-            case "the worker":
-                self.a_worker_dies(host, slot)
-            case "the host" if len(self.dead) < 3:
-                self.a_host_dies(host)
-
-    @rule(done=st.integers(0, 3))
-    def the_store_begins_anew(self, done: int) -> None:
-        """It has lost all that it had, and its connections; what was published is nowhere but in queues."""
-        if not all(host.cluster.released for host in self.hosts):
-            return
-        for host in self.hosts:
-            host.end.lose(min(done, len(host.end.waiting)) if host.end.connected else 0)
-        self.store.wipe()
-        self.outages = True
-        self.excused |= {each.ref for each in self.published}
 
     # --- the reckoning -----------------------------------------------------------------------------------------------
 
@@ -366,6 +335,193 @@ class Hosts(RuleBasedStateMachine):
                 assert [event for event in one if event in common] == [event for event in other if event in common]
 
 
+class Hosts(Clients):
+    """Hosts, their shards, workers and connections to the store fail."""
+
+    @rule(seconds=st.sampled_from((1, 1, 1, 3, 11)))
+    def time_passes(self, seconds: int) -> None:
+        self._time_passes(seconds)
+
+    @rule(host=st.sampled_from(HOSTS), done=st.integers(0, 3))
+    def the_store_is_lost(self, host: int, done: int) -> None:
+        end = self.hosts[host].end
+        if end.connected and self.hosts[host].cluster.released:  # what two deaths at a time do is documented
+            end.lose(min(done, len(end.waiting)))
+            self.outages = True
+
+    @rule(host=st.sampled_from(HOSTS))
+    def the_store_is_back(self, host: int) -> None:
+        self.hosts[host].end.mend()
+
+    @rule(host=st.sampled_from(HOSTS), slot=st.sampled_from(SLOTS))
+    def a_worker_dies(self, host: int, slot: int) -> None:
+        found, worker, _ = self._worker(host, slot)
+        del self.clients[worker.name]
+        found.kill(worker.name, self.now)
+        self._add_worker(found)
+
+    @rule(host=st.sampled_from(HOSTS))
+    def a_shard_dies(self, host: int) -> None:
+        """What it has answered and not told the store is lost: so it only dies while that is there."""
+        found = self.hosts[host]
+        alone = any(self.clients[name].alone for name in found.workers)
+        if found.end.connected and not alone and not self.forgotten:
+            self.succession = True
+            found.start_shard(self.now)
+
+    @precondition(lambda self: len(self.dead) < 3)
+    @rule(host=st.sampled_from(HOSTS))
+    def a_host_dies(self, host: int) -> None:
+        """Another comes in its place."""
+        gone = self.hosts[host]
+        gone.end.lose()
+        self.dead.append(gone)
+        for name in gone.workers:
+            del self.clients[name]
+        found = self.hosts[host] = Host(f"{gone.name}x", self.store, lease_s=LEASE_S, queue_s=1e9)
+        for _ in SLOTS:
+            self._add_worker(found)
+
+    @rule(
+        under_way=UNDER_WAY,
+        host=st.sampled_from(HOSTS),
+        slot=st.sampled_from(SLOTS),
+        then=st.sampled_from(("the store", "the shard", "the worker", "the host")),
+    )
+    def something_is_under_way_when(self, under_way: UnderWay, host: int, slot: int, then: str) -> None:
+        self._begin(host, slot, under_way)
+        match then:
+            case "the store":
+                self.the_store_is_lost(host, len(under_way.turns))
+            case "the shard":
+                self.a_shard_dies(host)
+            case "the worker":
+                self.a_worker_dies(host, slot)
+            case "the host" if len(self.dead) < 3:
+                self.a_host_dies(host)
+
+    @rule(done=st.integers(0, 3))
+    def the_store_begins_anew(self, done: int) -> None:
+        """It has lost all that it had, and its connections; what was published is nowhere but in queues."""
+        if not all(host.cluster.released for host in self.hosts):
+            return
+        for host in self.hosts:
+            host.end.lose(min(done, len(host.end.waiting)) if host.end.connected else 0)
+        self.store.wipe()
+        self.outages = True
+        self.excused |= {each.ref for each in self.published}
+
+    @precondition(lambda self: not self.succession)
+    @rule()
+    def the_store_forgets(self) -> None:
+        """It has lost all that it had, and stays connected. What follows if a shard dies just then is documented."""
+        self.store.wipe()
+        self.outages = self.forgotten = True
+        self.excused |= {each.ref for each in self.published}
+
+
+class Forgetting(Clients):
+    """Nothing fails but that the store forgets all, while all are connected: nobody who stays has an edge.
+
+    Who comes to a channel that is new to his host hears of those on others when they are back.
+    """
+
+    def __init__(self) -> None:
+        self.staying: dict[tuple[str, str], set[tuple[str, int]]] = {}  # since all was quiet: worker and ref of each
+        self.known: set[tuple[str, str, str]] = set()  # who knew of whom by then
+        super().__init__()
+        self.outages = True
+
+    def _add_worker(self, host: Host) -> None:
+        super()._add_worker(host)
+        name, client = list(self.clients.items())[-1]
+        host.workers[name].hear = lambda event: self._hears(name, client, event)
+
+    def _hears(self, name: str, client: Client, event: Event) -> None:
+        if isinstance(event, MemberRemoved) and (name, event.channel, event.id) in self.known:
+            assert (event.channel, event.id) not in self.staying, "who stays leaves"
+        client.hear(event)
+
+    def _settle(self) -> None:
+        again = self.forgotten
+        super()._settle()
+        if again:
+            super()._settle()  # everybody has noticed by then
+        self.staying.clear()
+        self.known.clear()
+        for name, client in self.clients.items():
+            for place, ref in client.held.items():
+                if ref in client.joined:
+                    self.staying.setdefault(place, set()).add((name, ref))
+            self.known |= {(name, each, user) for each in CHANNELS if client.on(each) for user in client.members[each]}
+        self.heard_at = dict.fromkeys(HOSTS, self.now)
+
+    def _leaves(self, worker: Worker, place: tuple[str, str]) -> None:
+        client = self.clients[worker.name]
+        if sum(channel == place[0] for channel, _ in client.held) == 1:
+            self.known = {each for each in self.known if each[:2] != (worker.name, place[0])}
+        stay = self.staying.get(place, set())
+        stay.discard((worker.name, self.clients[worker.name].held.get(place, 0)))
+        if not stay:
+            self.staying.pop(place, None)
+
+    @rule()
+    def a_second_passes(self) -> None:
+        """No host is silent for so long that it could be taken for dead."""
+        self._time_passes(1)
+        for number, host in enumerate(self.hosts):
+            if self.now - self.heard_at[number] >= 3:
+                host.turn(self.now)
+                host.turn(self.now)
+                self.heard_at[number] = self.now
+
+    @rule()
+    def the_store_forgets(self) -> None:
+        self.store.wipe()
+        self.forgotten = True
+
+    @rule(
+        host=st.sampled_from(HOSTS),
+        slot=st.sampled_from(SLOTS),
+        channel=st.sampled_from(CHANNELS),
+        steps=st.lists(st.sampled_from(STEPS) | TURNS, min_size=4, max_size=12),
+        everybody=st.booleans(),
+    )
+    def it_forgets_while_somebody(
+        self, host: int, slot: int, channel: str, steps: list[str | Turn], everybody: bool
+    ) -> None:
+        """Much happens at one place. `everybody` is on the channel first."""
+        if everybody:
+            self._join_all(channel)
+        self._settle()
+        for step in steps:
+            match step:
+                case "joins":
+                    self.join(host, slot, channel, "ann")
+                case "leaves":
+                    self.leave(host, slot, channel, "ann")
+                case "publishes":
+                    self.publish(host, slot, channel, keep=False)
+                case "forgets":
+                    self.the_store_forgets()
+                case "turns":
+                    self.send(host, slot)
+                    for _ in range(4):
+                        self.hosts[host].turn(self.now)
+                        self.hosts[host].read_all(self.now)
+                case "a second":
+                    self.a_second_passes()
+                case "all is quiet":
+                    self._settle()
+                case Turn(who, orders, heard, replies):
+                    self.send(host, slot)
+                    self.hosts[who].turn(self.now, orders, heard, replies)
+                    self._moment()
+                    self.hosts[who].read_all(self.now)
+
+
 TestHosts = Hosts.TestCase
+TestForgetting = Forgetting.TestCase
 if settings.default is settings.get_profile("any machine"):
-    TestHosts.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    for case in (TestHosts, TestForgetting):
+        case.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -42,7 +42,26 @@ def test_whose_lease_has_run_out_is_buried_and_who_had_the_seat_when_all_are_in_
 
 def test_after_an_outage_all_have_a_lease_to_come_back() -> None:
     parties = Parties("h1", 0, "s0-9-9", 9.0)
-    parties.arrive(100.0)
-    known = {"h2.0.s0.1": False}
+    known = {parties.arrive(100.0): True, "h2.0.s0.1": False}
     assert parties.dead(known, returned=True, now=108.9) == []
     assert parties.dead(known, returned=True, now=109.0) == ["h2.0.s0.1"]
+
+
+def test_who_has_members_and_is_not_known_is_buried_too() -> None:
+    parties = Parties("h1", 0, "s0-9-9", 9.0)
+    known = {parties.arrive(100.0): True, "h2.0.s0.1": True}
+    for party, log in (("h3.0.s0.1", "app/p"), ("h3.0.s0.1", "app/q"), ("h2.0.s0.1", "app/p"), (parties.name, "app/p")):
+        parties.saw(party, log)
+    assert parties.dead(known, returned=True, now=108.9) == []
+    assert parties.dead(known, returned=True, now=109.0) == ["h3.0.s0.1"]
+    assert parties.seen("h3.0.s0.1") == {"app/p", "app/q"}
+    assert parties.seen("h2.0.s0.1") == set()
+
+
+def test_who_is_not_known_himself_buries_nobody() -> None:
+    parties = Parties("h1", 0, "s0-9-9", 9.0)
+    parties.arrive(0.0)
+    parties.arrive(1.0)
+    parties.saw("h2.0.s0.1", "app/p")
+    assert parties.dead({"h3.0.s0.1": False}, returned=True, now=100.0) == []
+    assert parties.dead({"h3.0.s0.1": False, parties.name: False}, returned=True, now=100.0) == []
