@@ -16,20 +16,21 @@ from resonate.messages import (
     Publish,
     Request,
     Standing,
-    Subscribe,
     Unsubscribe,
 )
 from resonate.shard.cluster.appends import Appends
 from resonate.shard.cluster.counts import Counts
 from resonate.shard.cluster.desk import Desk, Store
-from resonate.shard.cluster.entries import Left, Seal, field_of
-from resonate.shard.cluster.feed import State
+from resonate.shard.cluster.entries import Seal
 from resonate.shard.cluster.following import Following, Log
+from resonate.shard.cluster.membership import Membership
 from resonate.shard.cluster.names import app_and_channel, log_name
 from resonate.shard.cluster.neighbours import Neighbours
 from resonate.shard.cluster.outside import Outside
 from resonate.shard.cluster.parties import Parties
 from resonate.shard.cluster.preparing import Preparing
+from resonate.shard.cluster.reading import Reading
+from resonate.shard.cluster.recovery import Recovery
 from resonate.shard.cluster.shared import SharedShard
 from resonate.shard.cluster.stage import Stage, Ticket
 from resonate.shard.cluster.store import (
@@ -37,12 +38,9 @@ from resonate.shard.cluster.store import (
     Entry,
     Followed,
     Keep,
-    Leave,
     Listen,
     Lost,
     Order,
-    Page,
-    Read,
     Ready,
     Reply,
     Report,
@@ -81,57 +79,49 @@ class Cluster:
     def __init__(self, terms: Terms, outside: Outside | None = None) -> None:
         self.shard = SharedShard(terms.host)
         self._index = terms.index
-        self._seal = Seal(terms.secret)
+        seal = Seal(terms.secret)
         self._desk = Desk()
         self._parties = Parties(terms.host, terms.index, terms.process, terms.lease_s)
         self._appends = Appends(terms.queue_bytes, terms.queue_s)
-        self._following = Following(self.shard, self._seal, self._parties, terms.wall_ms)
+        self._following = Following(self.shard, seal, self._parties, terms.wall_ms)
         self._counts = Counts(self.shard.connections, self.shard.interested)
+        self._neighbours = Neighbours(self._desk, self._parties, seal)
+        self._membership = Membership(self._desk, self.shard, self._following, self._parties, seal, terms.wall_ms)
+        self._reading = Reading(self._desk, self._following, self._appends, self._neighbours, self._membership)
         self._preparing = Preparing(
             self._desk,
             self.shard,
             self._following,
             self._counts,
             self._appends,
-            self._parties,
-            self._seal,
-            terms.wall_ms,
+            self._membership,
+            seal,
             outside,
         )
         self._outside = outside
         self._stage = Stage()
-        self._reading: dict[int, Log] = {}
-        self._tasks: set[Task[Any]] = set()  # rejoining, burying
-        self._declared: list[Ticket] = []
-        self._behind: dict[tuple[str, str], dict[str, int]] = {}
-        self._released = False
-        self._resumed = False
-        self._early: list[tuple[str, int, Sequence[Request]]] = []  # what has come before all had declared
-        self._returning: set[str] = set()  # logs in which this party's members are not yet
-        self._neighbours = Neighbours(self._desk, self._parties, self._seal)
+        self._recovery = Recovery(self.shard, self._desk, self._following)
         self._notices: list[str] = []
-        self.counters = dict.fromkeys(("lost", "missed", "entries_out", "overheard"), 0)
+        self.counters = dict.fromkeys(("lost", "entries_out", "overheard"), 0)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def stage(self, worker: str, first: int, requests: Sequence[Request], now: float) -> None:
         """Requests of a worker, numbered from `first` on: they wait for what they need."""
-        if not self._resumed:
-            self._early.append((worker, first, requests))
+        if not self._recovery.resumed:
+            self._recovery.postpone((worker, first, requests))
             return
         for seq, request in enumerate(requests, first):
-            self._stage.add(self._ticket(worker, seq, request, now))
+            self._take(Ticket(worker, seq, request), now)
 
-    def _ticket(self, worker: str, seq: int, request: Request, now: float) -> Ticket:
-        ticket = Ticket(worker, seq, request)
+    def _take(self, ticket: Ticket, now: float, queued: bool = True) -> None:
         steps = self._preparing.steps(ticket, now)
-        if steps is not None:
-            ticket.task = Task(steps)
-        return ticket
+        ticket.task = Task(steps) if steps is not None else None
+        self._stage.add(ticket, queued)
 
     def ready(self) -> Iterator[tuple[str, int, Sequence[Request]]]:
         """What may be handled by the shard now, in each worker's order: (worker, number of the first, requests)."""
-        for worker, first, requests in self._stage.ready() if self._released else ():
+        for worker, first, requests in self._stage.ready() if self._recovery.released else ():
             for seq in range(first, first + len(requests)):
                 self._outcome(worker, seq)
             yield worker, first, requests
@@ -153,7 +143,7 @@ class Cluster:
                     if log is not None:
                         self._following.loose.add(log.name)
                         if user is not None:
-                            self._take_out(log, user)
+                            self._membership.take_out(log, user)
                 case Disconnect(app) | Detach(app):
                     self._counts.changed(app)
                     self._following.loose.add(log_name(app, ""))
@@ -161,10 +151,7 @@ class Cluster:
     def gone(self, worker: str, now: float) -> None:
         """To be called when the shard knows that a worker has gone."""
         self._stage.gone(worker)
-        self._declared = [ticket for ticket in self._declared if ticket.worker != worker]
-        for positions in self._behind.values():
-            positions.pop(worker, None)
-        self._early = [each for each in self._early if each[0] != worker]
+        self._recovery.gone(worker)
         self._following.outgoing = [each for each in self._following.outgoing if each[0] != worker]
         unclaimed, self._following.unclaimed = self._following.unclaimed, []
         for log, user in unclaimed:
@@ -173,29 +160,7 @@ class Cluster:
         self._following.loose.update(self._following.logs)
         for log in self._following.logs.values():
             self._counts.changed(log.app, log.channel or None)
-            if log.presence:
-                for user in self.shard.users_of(log.app, log.channel, self._parties.name):
-                    self._take_out(log, user)
-
-    def _take_out(self, log: Log, user: str) -> None:
-        """Take a user out of the log's members, if nobody here has him any more, or is about to."""
-        known = self.shard.user(log.app, log.channel, user)
-        if (known is not None and known.holders) or log.claims[user] > 0 or user in log.leaving:
-            return
-        if self._desk.store is Store.READY:
-            log.leaving.add(user)
-            self._task(self._taking_out(log, user))
-
-    def _taking_out(self, log: Log, user: str) -> Any:
-        party = self._parties.name
-        entry = self._seal.close(log.name, Left(party, user))
-        yield self._desk.ask(Leave, log.name, field_of(party, user), entry)
-        log.leaving.discard(user)
-
-    def _task(self, steps: Any) -> None:
-        task: Task[Any] = Task(steps)
-        if not task.done:
-            self._tasks.add(task)
+        self._membership.gone()
 
     # --- recovery ----------------------------------------------------------------------------------------------------
 
@@ -205,70 +170,46 @@ class Cluster:
         Its requests wait for what they need, and are handled when `release` is called, in an order of their own.
         """
         self._following.outgoing.append((worker, Standing(self._index, self._desk.trouble)))
-        if self._released:
+        if self._recovery.released:
             self._hold(declaration, now)
             self.stage(worker, declaration.first, declaration.requests, now)
             return
-        for app, channel, position in declaration.positions:
-            self._behind.setdefault((app, channel), {})[worker] = position
-        declared = [Ticket(worker, seq, request) for seq, request in enumerate(declaration.requests, declaration.first)]
-        self._declared += declared
-        if self._resumed:  # it has come while the others wait for the store
+        tickets = self._recovery.declare(worker, declaration)
+        if self._recovery.resumed:  # it has come while the others wait for the store
             self._hold(declaration, now)
-            self._prepare(declared, now)
+            for ticket in tickets:
+                self._take(ticket, now, queued=False)
 
     def resume(self, now: float) -> None:
         """All have declared: follow what they hold, and prepare what they ask for again."""
-        if self._resumed:
+        if self._recovery.resumed:
             return
-        self._resumed = True
-        for app, channel in self.shard.holdings():
-            behind = self._behind.get((app, channel), {})
-            self._following.resume(app, channel, self.shard.has_members(app, channel), behind)
-        subscribes = [each.request for each in self._declared if isinstance(each.request, Subscribe)]
-        asked = {(request.app, request.channel) for request in subscribes}
-        for (app, channel), behind in self._behind.items():
-            if log_name(app, channel) not in self._following.logs and (app, channel) in asked:
-                self._following.resume(app, channel, False, behind)
+        tickets, early = self._recovery.resume()
         if self._desk.store is Store.READY:
             self._begin(now)
-        self._prepare(self._declared, now)
-        early, self._early = self._early, []
+        for ticket in tickets:
+            self._take(ticket, now, queued=False)
         for worker, first, requests in early:
             self.stage(worker, first, requests, now)
-
-    def _prepare(self, declared: Sequence[Ticket], now: float) -> None:
-        for ticket in declared:
-            steps = self._preparing.steps(ticket, now)
-            ticket.task = Task(steps) if steps is not None else None
-            self._stage.add(ticket, queued=False)
 
     @property
     def recovered(self) -> bool:
         """Whether `release` may be called."""
-        if not self._resumed or self._desk.store is Store.UNKNOWN:
-            return False
-        if self._desk.store is Store.AWAY:
-            return True
-        logs = [log for log in self._following.logs.values() if log.behind is not None]
-        return all(log.feed.state is State.LIVE for log in logs) and all(ticket.ready for ticket in self._declared)
+        return self._recovery.complete
 
     def outcomes(self) -> None:
         """The declared requests are about to be handled."""
-        for ticket in self._declared:
+        for ticket in self._recovery.take():
             self._outcome(ticket.worker, ticket.seq)
-        self._declared = []
 
     def release(self, now: float) -> None:
         """They have been: what workers have missed of the logs goes to them."""
-        self._released = True
-        self._behind.clear()
-        self._following.release(now)
+        self._recovery.release(now)
 
     @property
     def released(self) -> bool:
         """Whether requests are handled as they come."""
-        return self._released
+        return self._recovery.released
 
     # --- the store ---------------------------------------------------------------------------------------------------
 
@@ -277,26 +218,26 @@ class Cluster:
         match report:
             case Entry(log, position, data):
                 self._following.entry(log, position, data, now)
-                self._applied()
+                self._reading.applied()
             case Reply(ref, value):
                 self._answered(ref, value, now)
             case Said(data):
                 self._overheard(data, now)
             case Followed(log):
-                self._read(self._following.followed(log, self._desk.refs))
+                self._reading.followed(log)
             case Ready():
                 self._desk.ready()
                 self._standing()
                 if self._outside is not None:
                     self._desk.order(Listen())
-                if self._resumed:
+                if self._recovery.resumed:
                     self._begin(now)
             case Lost(reason):
                 self._lost(reason, now)
 
     def _overheard(self, data: bytes, now: float) -> None:
         """It stands in no log: each host hears it by itself, and it is for those who are there now."""
-        if self._outside is None or not self._released:
+        if self._outside is None or not self.released:
             return
         for request in self._outside.heard(data):
             outgoing = self.shard.overhear(request, now)
@@ -309,7 +250,6 @@ class Cluster:
         """The store can be used: a new party arrives, and tells all that this shard holds."""
         self._neighbours.arrive(now)
         self._following.arriving()
-        self._reading.clear()
         for app in self.shard.apps():
             self._following.log(app, "", False, now)
         for app, channel in self.shard.holdings():
@@ -317,7 +257,7 @@ class Cluster:
         for log in self._following.logs.values():
             self._desk.order(*self._following.begin(log))
             self._counts.changed(log.app, log.channel or None)
-        self._returning = set(self._following.logs)
+        self._reading.begin()
 
     def _hold(self, declaration: Declaration, now: float) -> None:
         """Follow the logs of all that a worker holds that has come late."""
@@ -326,17 +266,6 @@ class Cluster:
         for app, channel, presence in wanted:
             self._desk.order(*self._following.want(app, channel, presence, now)[1])
             self._counts.changed(app, channel or None)
-
-    def _applied(self) -> None:
-        """What has come back is done with. Whoever has come in while nobody wanted it any more is taken out again."""
-        echoes, self._following.echoes = self._following.echoes, []
-        for echo in echoes:
-            self._appends.heard(echo)
-        joined, self._following.joined = self._following.joined, []
-        for log, user in joined:
-            known = self.shard.user(log.app, log.channel, user)
-            if known is not None and self._parties.name in known.parties:
-                self._take_out(log, user)
 
     def _lost(self, reason: str, now: float) -> None:
         if self._desk.store is Store.READY:
@@ -363,65 +292,31 @@ class Cluster:
         for log, entry in self._appends.lost():  # they may be lost with it, and come from here then
             self._following.outgoing += self.shard.apply(*app_and_channel(log), 0, entry, now)
         self._counts.lost()
-        self._reading.clear()
         self._neighbours.lost()
         self._following.give_up(self._parties.ours)
-        tasks, self._tasks = self._tasks, set()
-        for task in [*tasks, *(ticket.task for ticket in tickets if ticket.task is not None)]:
-            task.away()
+        self._reading.lost()
+        self._membership.lost()
+        for ticket in tickets:
+            if ticket.task is not None:
+                ticket.task.away()
 
     def _standing(self) -> None:
         standing = Standing(self._index, self._desk.trouble)
         self._following.outgoing += [(worker, standing) for worker in self.shard.workers]
-
-    def _read(self, read: Read | None) -> None:
-        if read is not None:
-            log = self._reading[read.ref] = self._following.logs[read.log]
-            log.reading = read.ref
-            self._desk.order(read)
 
     def _answered(self, ref: int, value: Any, now: float) -> None:
         if self._appends.answered(ref, value, self._following.will_hear):
             self.counters["entries_out"] += 1
         elif self._neighbours.arrived(ref):
             self._following.arrived(value or Arrived(0, 0), now)
-        elif ref in self._reading:
-            self._read_page(ref, self._reading.pop(ref), value, now)
-        elif not self._counts.answered(ref) and not self._preparing.admitted(ref, value):
+        elif not (
+            self._reading.answered(ref, value, now)
+            or self._counts.answered(ref)
+            or self._preparing.admitted(ref, value)
+        ):
             self._desk.answered(ref, value)
             if self._neighbours.unknown:
                 self._anew(now)
-
-    def _read_page(self, ref: int, log: Log, page: Page | None, now: float) -> None:
-        if self._following.believes(log, now):
-            self._task(self._certain(ref, log, page, now))
-        else:
-            self._paged(ref, log, page, now)
-
-    def _certain(self, ref: int, log: Log, page: Page | None, now: float) -> Any:
-        """The store may have lost its members since it was asked first."""
-        yield self._neighbours.known()
-        self._paged(ref, log, page, now)
-
-    def _paged(self, ref: int, log: Log, page: Page | None, now: float) -> None:
-        current = self._following.logs.get(log.name) is log and log.reading == ref
-        if not current or log.feed.state is not State.READING:
-            return
-        if page is None or self._following.is_ahead(page.last, now):  # somebody has put something else there
-            self._notices.append(f"the log {log.name} cannot be read: see what lies in Redis under that name")
-            page = Page([], log.feed.position or 0, None, None)
-        after = self._following.page(log, page, now)
-        if after is not None:
-            self._read(Read(next(self._desk.refs), log.name, after, log.presence))
-        else:
-            self._applied()
-            self._appends.passed(log.name, log.feed.position or 0)
-            self._task(self._returned(log, now))
-
-    def _returned(self, log: Log, now: float) -> Any:
-        if log.presence:
-            yield from self._preparing.rejoining(log, now)
-        self._returning.discard(log.name)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -435,12 +330,13 @@ class Cluster:
                 self._notices.append(
                     f"{dropped} events for other hosts are dropped: past scaling.queue_bytes or scaling.queue_seconds"
                 )
-        if self._desk.store is not Store.READY or not self._resumed:
+        if self._desk.store is not Store.READY or not self._recovery.resumed:
             return
         for log in self._following.doubtful(now):
             self._desk.order(*self._following.begin(log))
-        self._tasks = {task for task in self._tasks if not task.done}
-        self._neighbours.beat(now, not self._returning)
+        self._reading.beat()
+        self._membership.beat()
+        self._neighbours.beat(now, not self._reading.returning)
 
     def _forget(self, log: Log) -> None:
         """Nobody here is on that channel any more."""
@@ -449,7 +345,7 @@ class Cluster:
             self._desk.order(Unindex(self._parties.name, log.name))
         if log.channel:
             self.shard.unfollow(log.app, log.channel)
-        self._returning.discard(log.name)
+        self._reading.forget(log)
         self._appends.passed(log.name)
 
     def _needed(self, log: Log) -> bool:
@@ -477,26 +373,25 @@ class Cluster:
 
     def notices(self) -> list[str]:
         """What the operator should be told, since this was last asked."""
-        notices, self._notices = self._notices + self._neighbours.notices, []
-        self._neighbours.notices = []
-        return notices
+        found = self._notices + self._neighbours.notices + self._reading.notices
+        for notices in (self._notices, self._neighbours.notices, self._reading.notices):
+            notices.clear()
+        if gaps := self._following.gaps:
+            found.append(f"the logs of {gaps} channels did not reach back far enough: events are missing")
+            self._following.gaps = 0
+        if self._following.refused:
+            found.append(f"dropped what is none of ours in Redis, the last in {self._following.refused}")
+            self._following.refused = ""
+        return found + (self._outside.complaints() if self._outside is not None else [])
 
     def figures(self) -> dict[str, int]:
         """For the metrics."""
-        if gaps := self._following.gaps:
-            self.counters["missed"] += len(gaps)
-            self._notices.append(f"the logs of {len(gaps)} channels did not reach back far enough: events are missing")
-            gaps.clear()
-        if self._following.refused:
-            self._notices.append(f"dropped what is none of ours in Redis, the last in {self._following.refused}")
-            self._following.refused = ""
-        if self._outside is not None:
-            self._notices += self._outside.complaints()
         return self.counters | {
             "degraded": int(self._desk.store is not Store.READY),
             "queue": len(self._appends),
             "queue_bytes": self._appends.bytes,
             "dropped": self._appends.dropped,
             "entries_in": self._following.entries,
+            "missed": self._following.missed,
             "refused": self._following.refusals + (self._outside.refused if self._outside is not None else 0),
         }

@@ -98,7 +98,8 @@ class Following:
         self.refused = ""  # why the last one was
         self.loose: set[str] = set()  # logs that nobody may need any more
         self._doubted: set[str] = set()  # those of which it has to be looked again who is there
-        self.gaps: list[str] = []  # channels of which entries are missing
+        self.missed = 0  # logs of which entries are missing
+        self.gaps = 0  # how many of those nobody has been told of
         self.unclaimed: list[tuple[Log, str]] = []  # users who were about to join, and have not
         self.echoes: list[Echo] = []  # what this host has published and has come back
         self.joined: list[tuple[Log, str]] = []  # users of this party who have just come in
@@ -213,7 +214,8 @@ class Following:
         if page.last:
             self.seen(page.last, now)
         if step.gap:
-            self.gaps.append(log.channel)
+            self.missed += 1
+            self.gaps += 1
         for _, data in step.known:
             entry = self._opened(log, data)
             if entry is not None:

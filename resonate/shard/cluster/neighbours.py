@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from resonate.shard.cluster.burial import burial
 from resonate.shard.cluster.desk import Desk
 from resonate.shard.cluster.entries import Seal
 from resonate.shard.cluster.parties import Parties
 from resonate.shard.cluster.store import Arrive, Renew
 from resonate.shard.cluster.store import Parties as ListParties
-from resonate.shard.cluster.waiting import Signal, Steps, Task
+from resonate.shard.cluster.waiting import Signal, Steps, Tasks
 
 
 class Neighbours:
@@ -23,7 +21,7 @@ class Neighbours:
         self._desk = desk
         self._parties = parties
         self._seal = seal
-        self._tasks: list[Task[Any]] = []
+        self._tasks = Tasks()
         self._look = False  # at once, rather than when the lease is renewed
         self._arriving = 0
         self._asked: Signal | None = None  # what happens when it has been asked whether this party is known
@@ -43,9 +41,7 @@ class Neighbours:
 
     def lost(self) -> None:
         """The store is away."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.away()
+        self._tasks.away()
         self._asked = None
         self._parties.burying.clear()
 
@@ -59,7 +55,7 @@ class Neighbours:
         """Ask for it, once for all who want to know."""
         asked, self._asked = self._asked, None
         if asked is not None:
-            self._begin(self._telling(asked))
+            self._tasks.begin(self._telling(asked))
 
     def _telling(self, asked: Signal) -> Steps[None]:
         if (yield from self._renew()):
@@ -67,14 +63,11 @@ class Neighbours:
 
     def beat(self, now: float, returned: bool) -> None:
         """About a second has passed. `returned`: all that is held here is known to the store."""
-        self._tasks = [task for task in self._tasks if not task.done]
+        self._tasks.prune()
         if self._parties.due(now):
-            self._begin(self._renewing(now, returned))
+            self._tasks.begin(self._renewing(now, returned))
         elif self._look and returned:
-            self._begin(self._looking(now, returned))
-
-    def _begin(self, steps: Steps[None]) -> None:
-        self._tasks.append(Task(steps))
+            self._tasks.begin(self._looking(now, returned))
 
     def _renewing(self, now: float, returned: bool) -> Steps[None]:
         if (yield from self._renew()):
@@ -96,7 +89,7 @@ class Neighbours:
             self._parties.burying.add(party)
             if party in known and not party.startswith(self._parties.ours):
                 self.notices.append(f"host {party.partition('.')[0]} has gone: its members leave")
-            self._begin(self._burying(party))
+            self._tasks.begin(self._burying(party))
 
     def _burying(self, party: str) -> Steps[None]:
         yield from burial(self._desk, self._seal, party, self._parties.seen(party))

@@ -25,24 +25,21 @@ from resonate.messages import (
 from resonate.shard.cluster.appends import Appends
 from resonate.shard.cluster.counts import Admissions, Counts
 from resonate.shard.cluster.desk import Desk, Store
-from resonate.shard.cluster.entries import EntryError, Expelled, Joined, Published, Seal, field_of
+from resonate.shard.cluster.entries import EntryError, Expelled, Joined, Published, Seal
 from resonate.shard.cluster.following import Following, Log
+from resonate.shard.cluster.membership import Membership
 from resonate.shard.cluster.names import log_name
 from resonate.shard.cluster.outside import Outside
-from resonate.shard.cluster.parties import Parties
 from resonate.shard.cluster.shared import Outcome, SharedShard
 from resonate.shard.cluster.stage import Ticket
-from resonate.shard.cluster.store import Channels, Index, Join, Look, Page, Say, Subscriptions, Sum, Tally
+from resonate.shard.cluster.store import Channels, Look, Page, Say, Subscriptions, Sum, Tally
 from resonate.shard.cluster.waiting import AwayError, Signal, Steps, Task
 
 T = TypeVar("T")
 
 
 class Preparing:
-    """`wall_ms` is what must be added to the clock of all times for the time of day, in milliseconds.
-
-    `outside` are those who are told of what is published, if there are any.
-    """
+    """`outside` are those who are told of what is published, if there are any."""
 
     def __init__(
         self,
@@ -51,9 +48,8 @@ class Preparing:
         following: Following,
         counts: Counts,
         appends: Appends,
-        parties: Parties,
+        membership: Membership,
         seal: Seal,
-        wall_ms: int,
         outside: Outside | None = None,
     ) -> None:
         self._desk = desk
@@ -61,9 +57,8 @@ class Preparing:
         self._following = following
         self._counts = counts
         self._appends = appends
-        self._parties = parties
+        self._membership = membership
         self._seal = seal
-        self._wall_ms = wall_ms
         self._outside = outside
         self.admissions = Admissions(counts.connected)
 
@@ -126,7 +121,7 @@ class Preparing:
         yield from self._desk.available()
         yield log.live
         if member is not None:
-            yield from self._joining(log, member, request.socket, now)
+            yield from self._membership.joining(log, member, request.socket, now)
         yield counted
         return Outcome()
 
@@ -140,36 +135,6 @@ class Preparing:
                 del log.claims[member.user]
             if not handled:
                 self._following.unclaimed.append((log, member.user))
-
-    def _joining(self, log: Log, member: Member, socket: str, now: float) -> Steps[None]:
-        """Put a user into the log's members, and come to where that was done."""
-        party = ""
-        while party != self._parties.name:  # else it is in there for a party that is over
-            yield from self._indexing(log)
-            party = self._parties.name
-            position = yield self._join(log, member, socket, now)
-        yield log.reach(position or 0)
-
-    def _indexing(self, log: Log) -> Steps[None]:
-        """First the store must know that this party has members there: else they would outlive it."""
-        while not log.indexed:
-            party = self._parties.name
-            yield self._desk.ask(Index, party, log.name)
-            log.indexed = party == self._parties.name
-
-    def _join(self, log: Log, member: Member, socket: str, now: float) -> Signal:
-        party = self._parties.name
-        entry = Joined(party, member.user, member.data, socket, int(now * 1000) + self._wall_ms)
-        sealed = self._seal.close(log.name, entry)
-        return self._desk.ask(Join, log.name, field_of(party, member.user), sealed, sealed)
-
-    def rejoining(self, log: Log, now: float) -> Steps[None]:
-        """Put in whom workers have, and who is not in it for this party."""
-        if any(self._parties.name not in user.parties for _, user in self._shard.held_users(log.app, log.channel)):
-            yield from self._indexing(log)
-        for key, user in self._shard.held_users(log.app, log.channel):
-            if self._parties.name not in user.parties:
-                self._join(log, Member(key, {"user_id": user.id, "user_info": user.info}), "", now)
 
     def _want(self, app: str, channel: str, presence: bool, now: float) -> Log:
         log, orders = self._following.want(app, channel, presence, now, self._desk.store is Store.AWAY)

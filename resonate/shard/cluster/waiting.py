@@ -82,3 +82,26 @@ class Task(Generic[T]):
         else:
             self._awaited = signal
             signal.waiting.append(self)
+
+
+class Tasks:
+    """Tasks that nobody waits for."""
+
+    def __init__(self) -> None:
+        self._tasks: list[Task[Any]] = []
+
+    def begin(self, steps: Steps[None]) -> None:
+        """One more."""
+        task = Task(steps)
+        if not task.done:
+            self._tasks.append(task)
+
+    def away(self) -> None:
+        """What they wait for will not come."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.away()
+
+    def prune(self) -> None:
+        """Forget those that are done. To be called every now and then."""
+        self._tasks = [task for task in self._tasks if not task.done]
