@@ -1,10 +1,12 @@
 """The figures of docs/performance.md, measured on this machine: `make bench`.
 
     python tests/bench/run.py [--seconds 5] [--rows fanout overlap publish connect memory idle] [--json]
+    python tests/bench/run.py --rows hop spread delay       with several workers, against one
 
 The server gets the first core, the load the last one. Each measurement has a server of its own; the bare `send` (the
-floor) and the fan-out take turns. Where `../shared/bench/pusherload.py` lies beside the repository it makes the load,
-else load.py, whose figures are the same. Exit status 1 when a figure is not reached.
+floor) and the fan-out take turns, and so do servers with different numbers of workers. Where
+`../shared/bench/pusherload.py` lies beside the repository it makes the load, else load.py, whose figures are the same.
+Exit status 1 when a figure is not reached.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ OWN_TOOL: Final = ROOT / "tests" / "bench" / "load.py"
 FLOOR: Final = ROOT / "tests" / "bench" / "floor.py"
 #: How often floor and fan-out take turns.
 TURNS: Final = 3
+#: Publishes at a time, with several workers.
+TOGETHER: Final = (32, 64, 128)
 #: Connections of the rows connect, memory and idle.
 CONNECTIONS: Final = 8000
 
@@ -81,6 +85,40 @@ class Bench:
         with self._server() as server:
             return self._load(server, "connect", "--conns", CONNECTIONS, "--subscribe")
 
+    def hop(self, together: int) -> float:
+        """Microseconds that a publish costs more with two workers, so many at a time."""
+
+        def publish(server: Server) -> float:
+            return float(self._load(server, "publish", "--conns", together)["cpu_us_per_request"])
+
+        one, two = self._in_turns(publish, 1, 2)
+        return two - one
+
+    @cached_property
+    def spread(self) -> tuple[float, float]:
+        """Microseconds of a delivery to one of 1,000 subscribers, of one worker, and of four."""
+        one, four = self._in_turns(lambda server: self._delivery(server, "--subs", 1000), 1, 4)
+        return one, four
+
+    @cached_property
+    def delay(self) -> float:
+        """Milliseconds that half of all events come later with two workers: 100 a second to 200 subscribers."""
+
+        def wait(server: Server) -> float:
+            return float(self._load(server, "fanout", "--subs", 200, "--rate", 100)["lat_ms"]["p50"])
+
+        one, two = self._in_turns(wait, 1, 2)
+        return two - one
+
+    def _in_turns(self, measure: Callable[[Server], float], *workers: int) -> list[float]:
+        """Medians, for each number of workers."""
+        found: dict[int, list[float]] = {number: [] for number in workers}
+        for _ in range(TURNS):
+            for number in workers:
+                with self._server(number) as server:
+                    found[number].append(measure(server))
+        return [median(figures) for figures in found.values()]
+
     def _delivery(self, server: Server, *options: object) -> float:
         found = self._load(server, "fanout", *options)
         if found["lost"] or found["http_errors"]:
@@ -101,13 +139,14 @@ class Bench:
         return record
 
     @contextmanager
-    def _server(self) -> Iterator[Server]:
+    def _server(self, workers: int = 1) -> Iterator[Server]:
         """A fresh server on its core; processes inherit the affinity of who starts them."""
         mine = os.sched_getaffinity(0)
         with tempfile.TemporaryDirectory() as directory:
             os.sched_setaffinity(0, {self._server_core})
             try:
-                server = Server(Path(directory), server={"drain_timeout": 1})
+                words = {"RESONATE_WORKERS": str(workers)}
+                server = Server(Path(directory), server={"drain_timeout": 1}, env=words)
             finally:
                 os.sched_setaffinity(0, mine)
             with server:
@@ -144,6 +183,17 @@ def _connect(bench: Bench) -> Result:
     return _rate(9000, bench.connections["connects_per_s"], bench.connections["cpu_us_per_connect"])
 
 
+def _hop(bench: Bench) -> Result:
+    """Who asks for many at a time has them in fewer frames."""
+    more = [bench.hop(together) for together in TOGETHER]
+    return Result(f"{', '.join(f'{each:.1f}' for each in more)} µs", more[1] <= 25)
+
+
+def _spread(bench: Bench) -> Result:
+    one, four = bench.spread
+    return Result(f"{four:.2f} µs, {four / one:.2f} x the {one:.2f} of one worker", four / one <= 1.15)
+
+
 class Row(NamedTuple):
     """A row of docs/performance.md."""
 
@@ -166,6 +216,13 @@ ROWS: Final[dict[str, Row]] = {
         "CPU of 8,000 idle connections",
         "<= 0.005 cores",
         _at_most(0.005, "cores", lambda b: b.connections["idle_cpu_cores"]),
+    ),
+    "hop": Row(
+        f"a publish with 2 workers, {', '.join(map(str, TOGETHER))} at a time: CPU more", "<= 25 µs from 64 on", _hop
+    ),
+    "spread": Row("delivery, 1,000 subscribers of 4 workers: CPU each", "<= 1.15 x that of one", _spread),
+    "delay": Row(
+        "publish to frame with 2 workers, p50: later", "<= 1 ms", _at_most(1, "ms", lambda b: round(b.delay, 2))
     ),
 }
 
