@@ -26,17 +26,6 @@ def described(told: Redis) -> str:
         return "Redis"
 
 
-#: What Redis says after these words are our own arguments: a password, where AUTH has another name.
-_QUOTE: Final = re.compile(r",? with args beginning with.*", re.DOTALL)
-#: Characters of an error that are told.
-_LONGEST_TEXT: Final = 200
-
-
-def plain(text: str) -> str:
-    """An error of Redis without anything of ours."""
-    return _QUOTE.sub("", text)[:_LONGEST_TEXT]
-
-
 def where(options: dict[str, Any]) -> str:
     """Host and port, or the path of a socket."""
     return options.get("unix_socket_path") or f"{options['host']}:{options['port']}"
@@ -50,7 +39,7 @@ def address(told: Redis, database: int) -> dict[str, Any]:
     found: dict[str, Any] = {"host": told.host, "port": told.port, "db": database}
     found |= {"username": told.username, "password": told.password}
     if told.url is not None:
-        found |= _of_url(told.url)
+        found |= _of_url(told.url, told.hidden)
     elif told.host.startswith("/"):
         found["unix_socket_path"] = told.host
     elif told.host.startswith("tls://"):
@@ -60,11 +49,10 @@ def address(told: Redis, database: int) -> dict[str, Any]:
     return found
 
 
-def _of_url(url: str) -> dict[str, Any]:
-    """What it says; the rest is as configured beside it."""
+def _of_url(url: str, hidden: bool) -> dict[str, Any]:
+    """What it says; the rest is as configured beside it. `hidden`: it names sentinels, its path a name first."""
     try:
         parts = urlsplit(url)
-        hidden = parts.scheme.endswith("+sentinel")  # then it names those who know, and the path begins with a name
         port = None if hidden else parts.port
     except ValueError:  # its text would quote what may be a password
         raise AddressError("the URL of Redis cannot be read: percent-encode its password") from None

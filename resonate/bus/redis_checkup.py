@@ -12,9 +12,10 @@ from typing import Any, Final, TypeAlias
 
 import redis
 
-from resonate.bus.redis_address import address, plain, where
+from resonate.bus.redis_address import address, where
 from resonate.bus.redis_connection import Connection, locate
 from resonate.bus.redis_orders import Orders
+from resonate.bus.resp import plain
 from resonate.errors import ResonateError
 from resonate.scaling import Scaling
 from resonate.settings import Server

@@ -14,10 +14,10 @@ import redis
 from redis.exceptions import ResponseError
 
 from resonate.bus import redis_scripts as scripts
-from resonate.bus.redis_address import plain
 from resonate.bus.redis_connection import Connection, locate
 from resonate.bus.redis_link import Made
 from resonate.bus.redis_orders import Orders
+from resonate.bus.resp import plain
 from resonate.errors import ResonateError
 from resonate.scaling import Scaling
 

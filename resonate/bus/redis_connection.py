@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from typing import Any
 
 import redis
@@ -59,8 +60,10 @@ class Connection:
 
 def locate(told: Redis, patience_s: float) -> dict[str, Any]:
     """Where it is, or one node of it. Sentinels are asked. Raises AddressError, redis.RedisError, OSError."""
-    options = address(told, told.database)
-    return _located(told, options, patience_s) if told.by_sentinels else options
+    if not told.by_sentinels:
+        return address(told, told.database)
+    options = address(replace(told, host=Redis.host), told.database)  # theirs is where Laravel finds its own
+    return _located(told, options, patience_s)
 
 
 def _located(told: Redis, options: dict[str, Any], patience_s: float) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from typing import Any, Final
 
 from redis.crc import key_slot
 
-from resonate.bus.redis_address import plain
 from resonate.bus.redis_connection import Connection
 from resonate.bus.redis_orders import ANSWERS, PARTIAL_ANSWERS, TALKS, Command, Orders, Talk, entry
 from resonate.bus.redis_wire import LinkError, Wire
-from resonate.bus.resp import Refusal, pack
+from resonate.bus.resp import Refusal, pack, plain
 from resonate.scaling import Scaling
 from resonate.shard.cluster.entries import MAX_BYTES
 from resonate.shard.cluster.store import (

@@ -27,10 +27,10 @@ from resonate.shard.cluster.store import (
     Join,
     Keep,
     Leave,
+    ListParties,
     Logs,
     Look,
     Page,
-    Parties,
     Read,
     Renew,
     Say,
@@ -206,7 +206,7 @@ class Orders:
     def _unindex(self, order: Unindex) -> tuple[Command, ...]:
         return self._indexed(b"SREM", order)
 
-    def _all(self, order: Parties) -> tuple[Command, ...]:
+    def _all(self, order: ListParties) -> tuple[Command, ...]:
         return (Command(self._parties, scripts.PARTIES.call((self._parties,))),)
 
     def _logs(self, order: Logs) -> tuple[Command, ...]:
@@ -252,7 +252,7 @@ _MAKERS: Final[dict[type[Any], Callable[[Orders, Any], tuple[Command, ...]]]] = 
     Renew: Orders._renew,
     Index: Orders._index,
     Unindex: Orders._unindex,
-    Parties: Orders._all,
+    ListParties: Orders._all,
     Logs: Orders._logs,
 }
 
@@ -360,7 +360,7 @@ ANSWERS: Final[dict[type[Any], Callable[[Any], Any]]] = {
     Renew: bool,
     Index: _nothing,
     Unindex: _nothing,
-    Parties: lambda reply: {_text(party): bool(lives) for party, lives in _pairs(reply) if party != b"since"},
+    ListParties: lambda reply: {_text(party): bool(lives) for party, lives in _pairs(reply) if party != b"since"},
     Logs: lambda reply: [log.decode() for log in reply],
 }
 

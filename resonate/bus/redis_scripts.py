@@ -109,7 +109,7 @@ return {entries, last(KEYS[1]), members, redis.call('GET', KEYS[3]), redis.call(
 # A party's own hash says what it has in the totals: both change in one step, by the same. All is read before anything
 # is written: if a key is somebody else's, that is found by then. What is no number counts as 0, and a total is never
 # less than what the party has of it; when nobody holds anything of the app the totals go, whoever may have spoilt them.
-# `unpack` takes less than 8,000: that is four times SLICE.
+# Lua unpacks somewhat less than 8,000 values: these are 2 x SLICE at most.
 _COUNTED: Final = """
 local function whole(text)
     return text and #text < 16 and string.match(text, '^%d+$') and tonumber(text) or 0

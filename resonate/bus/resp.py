@@ -6,6 +6,7 @@ loop, and a reply costs half of what it costs there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -16,6 +17,10 @@ from resonate.shard.cluster.entries import MAX_BYTES
 LONGEST: Final = MAX_BYTES + 64
 #: Bytes of a line that says what comes.
 LONGEST_LINE: Final = 64 * 1024
+#: What Redis says after these words are our own arguments: a password, where AUTH has another name.
+_QUOTE: Final = re.compile(r",? with args beginning with.*", re.DOTALL)
+#: Characters of an error that are told.
+_LONGEST_TEXT: Final = 200
 
 
 class ProtocolError(ResonateError):
@@ -27,6 +32,11 @@ class Refusal:
 
     def __init__(self, text: str) -> None:
         self.text = text
+
+
+def plain(text: str) -> str:
+    """An error of Redis without anything of ours."""
+    return _QUOTE.sub("", text)[:_LONGEST_TEXT]
 
 
 def pack(parts: Iterable[bytes]) -> bytes:

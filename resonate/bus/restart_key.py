@@ -15,7 +15,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from resonate.bus.redis_address import address, plain, where
+from resonate.bus.redis_address import address, where
+from resonate.bus.resp import plain
 from resonate.errors import ResonateError
 from resonate.settings import Server
 

@@ -8,10 +8,10 @@ from resonate.shard.cluster.store import (
     Entry,
     Follow,
     Followed,
+    ListParties,
     Look,
     Lost,
     Page,
-    Parties,
     Ready,
     Reply,
 )
@@ -70,7 +70,7 @@ def test_positions_grow_on_when_all_is_forgotten() -> None:
     end.order([Append(1, "a", b"x", b"kept", 60), Arrive(2, "p", 9.0)])
     end.take(0.0)
     store.wipe()
-    end.order([Look(3, "a"), Parties(4), Append(5, "a", b"y", b"", 0)])
+    end.order([Look(3, "a"), ListParties(4), Append(5, "a", b"y", b"", 0)])
     assert end.take(0.0) == [Reply(3, Page([], 0, [], None)), Reply(4, {}), Reply(5, 2)]
 
 
@@ -80,8 +80,8 @@ def test_time_goes_on_by_what_ends_are_told() -> None:
     end.take(5.0)
     end.order([Append(1, "a", b"x", b"kept", 2), Arrive(2, "p", 3.0)])
     end.take(5.0)
-    end.order([Look(3, "a"), Parties(4)])
+    end.order([Look(3, "a"), ListParties(4)])
     last = 5000 << 16
     assert end.take(6.5) == [Reply(3, Page([], last, [], (b"kept", 1))), Reply(4, {"p": True})]
-    end.order([Look(5, "a"), Parties(6)])
+    end.order([Look(5, "a"), ListParties(6)])
     assert end.take(15.0) == [Reply(5, Page([], 0, [], None)), Reply(6, {"p": False})]

@@ -47,6 +47,21 @@ def test_what_is_said_to_whom_sentinels_name(told: Redis, options: dict[str, Any
     assert described(told) == "Redis by Sentinel"
 
 
+@pytest.mark.parametrize("host", ["/run/redis.sock", "tls://cache"])
+def test_sentinels_are_asked_whatever_laravel_has_beside_them(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def made(options: dict[str, Any], patience_s: float) -> Any:
+        asked.append(options)
+        raise OSError("not here")
+
+    monkeypatch.setattr("resonate.bus.redis_connection.Connection", made)
+    with pytest.raises(OSError, match="not here"):
+        locate(Redis(host=host, sentinels=("s1:1",), sentinel_master="m"), 1.0)
+    assert [(options["host"], options["port"]) for options in asked] == [("s1", 1)]
+    assert not {"unix_socket_path", "ssl"} & set(asked[0])
+
+
 def test_a_url_that_cannot_be_read_is_not_quoted() -> None:
     told = Redis(url=f"redis://:{SECRET}/x@cache:1")
     with pytest.raises(AddressError) as caught:

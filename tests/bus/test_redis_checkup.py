@@ -29,6 +29,7 @@ from tests.support.redis import RedisServer
 from tests.support.redis_groups import SERVICE, RedisCluster, Sentinels, in_directory
 from tests.support.server import free_port
 
+DECISION = (Path(__file__).parents[2] / "docs/decisions/redis.md").read_text()
 NEEDED = [*words_of_hosts(Scaling()), *words_of_restarts(["laravel:reverb:restart"])]
 
 
@@ -179,7 +180,10 @@ def test_the_restart_key_is_where_laravel_finds_its_redis() -> None:
 def test_all_that_scripts_do_is_asked_for() -> None:
     used = {name for script in redis_scripts.ALL for name in re.findall(r"redis\.call\('(\w+)'", script.text)}
     assert len(used) > 10
-    assert used <= {words[0] for words in words_of_hosts(Scaling())}
+    asked = {"|".join(words[:2]) if words[0] == "SCRIPT" else words[0] for words in words_of_hosts(Scaling())}
+    assert used <= asked
+    documented = {rule[1:].upper() for rule in DECISION.split("```")[1].split() if rule.startswith("+")}
+    assert documented - asked == {"SELECT"}, "which is asked by connecting"
 
 
 def test_keys_are_those_of_the_prefix() -> None:

@@ -41,9 +41,9 @@ from resonate.shard.cluster.store import (
     Join,
     Leave,
     Listen,
+    ListParties,
     Logs,
     Look,
-    Parties,
     Read,
     Ready,
     Renew,
@@ -353,7 +353,7 @@ def test_a_key_of_somebody_else_is_refused_and_said_once(
     for _ in range(3):
         assert end.ask(Append, LOG, b"presence data", b"", 0) is None
         assert end.ask(Read, LOG, 0, True) is None
-        assert end.ask(Parties) is None
+        assert end.ask(ListParties) is None
         assert end.ask(Renew, "p", 1.0) is None
         assert end.ask(Tally, "app") is None
         assert end.ask(Subscriptions, "shop", "a") is None
@@ -434,7 +434,7 @@ def test_a_burial_that_was_broken_off_is_ended_by_others(redis: RedisServer, unr
         left = client.hlen("reverb:{app/}:channels:p")
         assert 0 < left < len(names)
         assert end.ask(Tally, "app") == Sum(9, 8, 3 * len(names) + 2 * left, len(names))
-        assert end.ask(Parties) == {"p": True, "q": True}
+        assert end.ask(ListParties) == {"p": True, "q": True}
         assert other.ask(Bury, "p") is None
         assert other.ask(Tally, "app") == Sum(9, 8, 3 * len(names), len(names))
         assert other.ask(Channels, "app", "") == dict.fromkeys(names, 3)
@@ -628,7 +628,7 @@ def test_a_user_who_may_do_no_more_than_is_needed(
         assert end.ask(Subscriptions, "app", "a") == 1
         assert end.ask(Channels, "app", "") == {"a": 1}
         end.ask(Bury, "p")
-        assert end.ask(Parties) == {}
+        assert end.ask(ListParties) == {}
         server.do("ACL", "SETUSER", "ann", "-subscribe")
         end.order(Follow("app/b"))
         assert "NOPERM" in end.until_lost()

@@ -29,11 +29,11 @@ from resonate.shard.cluster.store import (
     Keep,
     Leave,
     Listen,
+    ListParties,
     Logs,
     Look,
     Order,
     Page,
-    Parties,
     Read,
     Renew,
     Reply,
@@ -312,11 +312,11 @@ def test_a_party_lives_as_long_as_its_lease(hosts: Hosts) -> None:
     assert arrived.since == arrived.now
     end.ask(Arrive, "p2", 0.4)
     assert end.ask(Renew, "p1", 60.0)
-    other.until(lambda _: other.ask(Parties) == {"p1": True, "p2": False})
+    other.until(lambda _: other.ask(ListParties) == {"p1": True, "p2": False})
     assert not end.ask(Renew, "p2", 60.0)
-    assert other.ask(Parties) == {"p1": True, "p2": False}
+    assert other.ask(ListParties) == {"p1": True, "p2": False}
     assert end.ask(Arrive, "p2", 60.0).since == arrived.since
-    assert other.ask(Parties) == {"p1": True, "p2": True}
+    assert other.ask(ListParties) == {"p1": True, "p2": True}
 
 
 def test_who_counts_is_known(hosts: Hosts) -> None:
@@ -325,7 +325,7 @@ def test_who_counts_is_known(hosts: Hosts) -> None:
     end.ask(Count, "p1", "app", 1, 1, {})
     end.ask(Count, "p2", "app", 1, 1, {})
     end.ask(Admit, "p3", "app", 0, 1, 5)
-    assert end.ask(Parties) == {"p1": True, "p2": False, "p3": False}
+    assert end.ask(ListParties) == {"p1": True, "p2": False, "p3": False}
     assert not end.ask(Renew, "p2", 60.0)
 
 
@@ -341,7 +341,7 @@ def test_nothing_is_left_of_who_is_buried(hosts: Hosts) -> None:
     end.order(Unindex("p2", A), Unindex("p2", A))
     for _ in range(2):
         assert end.ask(Bury, "p1") is None
-    assert other.ask(Parties) == {"p2": True}
+    assert other.ask(ListParties) == {"p2": True}
     assert other.ask(Logs, "p1") == []
     assert other.ask(Logs, "p2") == [B]
     assert other.ask(Tally, "app") == Sum(2, 1, 1, 1)
@@ -368,10 +368,10 @@ def test_any_name(end: End, app: str, channel: str) -> None:
     assert end.ask(Channels, app, channel) == {channel: 1}
     end.ask(Index, app, log)
     assert end.ask(Logs, app) == [log]
-    assert end.ask(Parties) == {app: True}
+    assert end.ask(ListParties) == {app: True}
     end.ask(Bury, app)
     assert end.ask(Tally, app) == Sum(0, 0, 0, 0)
-    assert end.ask(Parties) == {}
+    assert end.ask(ListParties) == {}
 
 
 def test_a_thousand_orders_at_once_are_answered_in_their_order(end: End) -> None:
@@ -456,7 +456,7 @@ _ORDERS = st.lists(
         st.builds(Renew, _ref, _names, st.just(600.0)),
         st.builds(Index, _ref, _names, _logs),
         st.builds(Unindex, _names, _logs),
-        st.builds(Parties, _ref),
+        st.builds(ListParties, _ref),
         st.builds(Logs, _ref, _names),
         st.builds(Bury, _ref, _names),
     ),

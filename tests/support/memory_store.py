@@ -29,12 +29,12 @@ from resonate.shard.cluster.store import (
     Keep,
     Leave,
     Listen,
+    ListParties,
     Logs,
     Look,
     Lost,
     Order,
     Page,
-    Parties,
     Read,
     Ready,
     Renew,
@@ -226,7 +226,7 @@ class MemoryStore:
     def _unindex(self, order: Unindex) -> None:
         self._indexes.get(order.party, set()).discard(order.log)
 
-    def _parties(self, order: Parties) -> dict[str, bool]:
+    def _parties(self, order: ListParties) -> dict[str, bool]:
         return {party: until > self.now for party, until in self._leases.items()}
 
     def _logs_of(self, order: Logs) -> list[str]:
@@ -256,7 +256,7 @@ _DEEDS: dict[type[Any], Callable[[MemoryStore, Any], Any]] = {
     Renew: MemoryStore._renew,
     Index: MemoryStore._index,
     Unindex: MemoryStore._unindex,
-    Parties: MemoryStore._parties,
+    ListParties: MemoryStore._parties,
     Logs: MemoryStore._logs_of,
     Bury: MemoryStore._bury,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Final
 
 from resonate.shard.cluster.entries import Expelled, Published
@@ -21,7 +22,7 @@ Echo = tuple[str, str, int]
 
 
 class _Entry:
-    __slots__ = ("answered", "appended", "data", "heard", "log", "position", "published", "since", "size")
+    __slots__ = ("answered", "appended", "data", "heard", "log", "position", "published", "ref", "since", "size")
 
     def __init__(self, log: str, published: Published | Expelled, data: bytes, now: float) -> None:
         self.log = log
@@ -31,6 +32,7 @@ class _Entry:
         self.size = len(data) + OVERHEAD
         self.appended = Signal()
         self.position = 0
+        self.ref = 0
         self.answered = False
         self.heard = False
 
@@ -38,10 +40,10 @@ class _Entry:
     def echo(self) -> Echo:
         return self.log, self.published.origin, self.published.seq
 
-    def order(self, ref: int) -> Append:
+    def order(self) -> Append:
         keep_s = self.published.keep_s if isinstance(self.published, Published) else 0
         cached = self.published.payload if isinstance(self.published, Published) and keep_s else b""
-        return Append(ref, self.log, self.data, cached, keep_s)
+        return Append(self.ref, self.log, self.data, cached, keep_s)
 
 
 class Appends:
@@ -57,12 +59,12 @@ class Appends:
         self._waiting: deque[_Entry] = deque()
         self.delayed: Counter[str] = Counter()  # how many of those there are by log; perhaps they are delivered here
         self._ordered: dict[int, _Entry] = {}
-        self._expected: dict[Echo, _Entry] = {}  # those, and others that are to come back
+        self._expected: dict[str, dict[Echo, _Entry]] = {}  # those, and others that are to come back, by log
         self.bytes = 0
         self.dropped = 0
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._expected)
+        return len(self._waiting) + sum(map(len, self._expected.values()))
 
     def add(self, log: str, published: Published | Expelled, data: bytes, now: float) -> Signal:
         """To be appended, `data` are its bytes; what happens when that is done."""
@@ -78,8 +80,9 @@ class Appends:
         while self._waiting and len(self._ordered) < WINDOW:
             entry = self._next()
             ref = next(refs)
-            self._ordered[ref] = self._expected[entry.echo] = entry
-            found.append(entry.order(ref))
+            entry.ref = ref
+            self._ordered[ref] = self._expected.setdefault(entry.log, {})[entry.echo] = entry
+            found.append(entry.order())
         return found
 
     def _next(self) -> _Entry:
@@ -105,7 +108,7 @@ class Appends:
 
     def heard(self, echo: Echo) -> None:
         """One has come back, perhaps before its answer."""
-        entry = self._expected.get(echo)
+        entry = self._expected.get(echo[0], {}).get(echo)
         if entry is not None:
             entry.heard = True
             if entry.answered:
@@ -113,12 +116,15 @@ class Appends:
 
     def passed(self, log: str, position: int | None = None) -> None:
         """That log has been read up to there, or is not followed any more: nothing before it will come back."""
-        for entry in list(self._expected.values()):
-            if entry.log == log and entry.answered and (position is None or entry.position <= position):
+        for entry in list(self._expected.get(log, {}).values()):
+            if entry.answered and (position is None or entry.position <= position):
                 self._forget(entry)
 
     def _forget(self, entry: _Entry) -> None:
-        del self._expected[entry.echo]
+        expected = self._expected[entry.log]
+        del expected[entry.echo]
+        if not expected:
+            del self._expected[entry.log]
         self.bytes -= entry.size
 
     def lost(self) -> list[tuple[str, Published | Expelled]]:
@@ -126,7 +132,8 @@ class Appends:
 
         Returns those that were said to be done, and have not come back: nobody may have heard of them.
         """
-        expected, self._expected = list(self._expected.values()), {}
+        expected = sorted(chain.from_iterable(map(dict.values, self._expected.values())), key=lambda entry: entry.ref)
+        self._expected.clear()
         self._ordered.clear()
         said = [(entry.log, entry.published) for entry in expected if entry.answered]
         for entry in reversed(expected):

@@ -64,9 +64,9 @@ class Terms:
     index: int
     process: str
     wall_ms: int
-    lease_s: float = 10.0
-    queue_bytes: int = 16 * 1024 * 1024
-    queue_s: float = 120.0
+    lease_s: float
+    queue_bytes: int
+    queue_s: float
     secret: str | None = None
 
 
@@ -274,7 +274,7 @@ class Cluster:
         self._desk.lost(reason)
         self._following.lost()
         self._preparing.admissions.lost()
-        self._give_up(self._stage.unfinished(), now)
+        self._go_on_without(self._stage.unfinished(), now)
         if not again:
             self._standing()
 
@@ -283,11 +283,10 @@ class Cluster:
 
         Only who asks for a place waits on: he is answered.
         """
-        self._desk.forget()
-        self._give_up([each for each in self._stage.unfinished() if not isinstance(each.request, Connect)], now)
+        self._go_on_without([each for each in self._stage.unfinished() if not isinstance(each.request, Connect)], now)
         self._begin(now)
 
-    def _give_up(self, tickets: Iterable[Ticket], now: float) -> None:
+    def _go_on_without(self, tickets: Iterable[Ticket], now: float) -> None:
         """Nobody knows what is done of all that was ordered; these go on without."""
         for log, entry in self._appends.lost():  # they may be lost with it, and come from here then
             self._following.outgoing += self.shard.apply(*app_and_channel(log), 0, entry, now)
@@ -360,7 +359,7 @@ class Cluster:
         desk = self._desk
         if desk.store is not Store.READY:
             return []
-        self._neighbours.ask()
+        self._neighbours.confirm()
         orders, desk.orders = desk.orders, []
         admissions, party = self._preparing.admissions, self._parties.name
         counts = self._counts.orders(desk.refs, party, admissions.asking)  # first: who asks next tells all that it has

@@ -71,6 +71,12 @@ class Log:
         """As the store knows it."""
         return self.feed.log
 
+    def interrupt(self) -> None:
+        """What was being done by it goes on when it is live again, or is given up."""
+        self.leaving.clear()
+        if self.live.fired:
+            self.live = Signal()
+
     def reach(self, position: int) -> Signal:
         """What happens when it has come there."""
         signal = Signal()
@@ -165,9 +171,7 @@ class Following:
         """Follow it, from where it was."""
         log.feed.begin()
         log.indexed = False
-        log.leaving.clear()
-        if log.live.fired:
-            log.live = Signal()
+        log.interrupt()
         return [Follow(log.name)]
 
     def lost(self) -> None:
@@ -180,9 +184,7 @@ class Following:
         for log in self.logs.values():
             log.feed.guess(log.wanted_at)
             log.reaching.clear()
-            log.leaving.clear()
-            if log.live.fired:
-                log.live = Signal()
+            log.interrupt()
             if log.presence and log.behind is None:
                 self.outgoing += self._shard.alone(log.app, log.channel, own, +log.claims)
 

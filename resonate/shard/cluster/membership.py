@@ -13,7 +13,9 @@ from resonate.shard.cluster.waiting import Signal, Steps, Tasks
 
 
 class Membership:
-    """`wall_ms` is what must be added to the clock of all times for the time of day, in milliseconds."""
+    """Who waits here is given up when this party is over, so its name is the same throughout.
+
+    `wall_ms` is what must be added to the clock of all times for the time of day, in milliseconds."""
 
     def __init__(
         self, desk: Desk, shard: SharedShard, following: Following, parties: Parties, seal: Seal, wall_ms: int
@@ -28,19 +30,15 @@ class Membership:
 
     def joining(self, log: Log, member: Member, socket: str, now: float) -> Steps[None]:
         """Put a user into the log's members, and come to where that was done."""
-        party = ""
-        while party != self._parties.name:  # else it is in there for a party that is over
-            yield from self._indexing(log)
-            party = self._parties.name
-            position = yield self._join(log, member, socket, now)
+        yield from self._indexing(log)
+        position = yield self._join(log, member, socket, now)
         yield log.reach(position or 0)
 
     def _indexing(self, log: Log) -> Steps[None]:
         """First the store must know that this party has members there: else they would outlive it."""
-        while not log.indexed:
-            party = self._parties.name
-            yield self._desk.ask(Index, party, log.name)
-            log.indexed = party == self._parties.name
+        if not log.indexed:
+            yield self._desk.ask(Index, self._parties.name, log.name)
+            log.indexed = True
 
     def _join(self, log: Log, member: Member, socket: str, now: float) -> Signal:
         party = self._parties.name

@@ -6,8 +6,7 @@ from resonate.shard.cluster.burial import burial
 from resonate.shard.cluster.desk import Desk
 from resonate.shard.cluster.entries import Seal
 from resonate.shard.cluster.parties import Parties
-from resonate.shard.cluster.store import Arrive, Renew
-from resonate.shard.cluster.store import Parties as ListParties
+from resonate.shard.cluster.store import Arrive, ListParties, Renew
 from resonate.shard.cluster.waiting import Signal, Steps, Tasks
 
 
@@ -24,7 +23,7 @@ class Neighbours:
         self._tasks = Tasks()
         self._look = False  # at once, rather than when the lease is renewed
         self._arriving = 0
-        self._asked: Signal | None = None  # what happens when it has been asked whether this party is known
+        self._confirmed: Signal | None = None  # what happens when it has been asked whether this party is known
         self.unknown = False
         self.notices: list[str] = []
 
@@ -42,18 +41,17 @@ class Neighbours:
     def lost(self) -> None:
         """The store is away."""
         self._tasks.away()
-        self._asked = None
         self._parties.burying.clear()
 
-    def known(self) -> Signal:
+    def confirmed(self) -> Signal:
         """What happens when it is certain that the store has still known this party by now."""
-        if self._asked is None:
-            self._asked = Signal()
-        return self._asked
+        if self._confirmed is None:
+            self._confirmed = Signal()
+        return self._confirmed
 
-    def ask(self) -> None:
-        """Ask for it, once for all who want to know."""
-        asked, self._asked = self._asked, None
+    def confirm(self) -> None:
+        """Ask for that, once for all who want to know."""
+        asked, self._confirmed = self._confirmed, None
         if asked is not None:
             self._tasks.begin(self._telling(asked))
 

@@ -57,7 +57,7 @@ class Reading:
 
     def _certain(self, ref: int, log: Log, page: Page | None, now: float) -> Steps[None]:
         """The store may have lost its members since it was asked first."""
-        yield self._neighbours.known()
+        yield self._neighbours.confirmed()
         self._paged(ref, log, page, now)
 
     def _paged(self, ref: int, log: Log, page: Page | None, now: float) -> None:

@@ -187,7 +187,7 @@ class Unindex(NamedTuple):
     log: str
 
 
-class Parties(NamedTuple):
+class ListParties(NamedTuple):
     """Answered by {party: whether its lease still runs}, of all that have arrived and have not been buried."""
 
     ref: int
@@ -238,7 +238,7 @@ Order = (
     | Renew
     | Index
     | Unindex
-    | Parties
+    | ListParties
     | Logs
     | Bury
     | Listen

@@ -9,6 +9,7 @@ import pytest
 from resonate.messages import (
     Answer,
     Connect,
+    Connected,
     Event,
     Member,
     MemberAdded,
@@ -336,3 +337,45 @@ def test_what_was_under_way_when_the_store_forgot_comes_once(pair: Pair) -> None
     pair.lease_passes()
     for number in (0, 1):
         assert [event.payload for event in pair.of(number, Publication)] == [b"event"]
+
+
+def admitted(pair: Pair) -> int:
+    return sum(event.admitted for number in (0, 1) for event in pair.of(number, Connected))
+
+
+def test_a_place_that_is_being_given_is_not_taken_back(pair: Pair) -> None:
+    """What else changes of the app is told when the answer has come."""
+    here, worker = pair.hosts[0], pair.workers[0]
+    for number in (0, 1):  # the log of the app is followed
+        ask(pair.workers[number], Connect("app", f"{number}.0", None))
+    pair.settle()
+    assert admitted(pair) == 2
+    ask(worker, Connect("app", "0.1", 3))
+    here.send(worker, pair.now)
+    here.turn(pair.now, 0, 0, 0)
+    here.turn(pair.now, None, None, 0)  # the store has given it
+    pair.subscribe(0, "news")
+    here.send(worker, pair.now)
+    for _ in range(4):
+        here.turn(pair.now, None, None, 0)
+    ask(pair.workers[1], Connect("app", "1.1", 3))
+    for _ in range(6):
+        pair.hosts[1].send(pair.workers[1], pair.now)
+        pair.hosts[1].turn(pair.now)
+        pair.hosts[1].read_all(pair.now)
+    pair.settle()
+    assert admitted(pair) == 1
+
+
+def test_who_asks_for_a_place_when_the_store_forgets_is_answered_by_it(pair: Pair) -> None:
+    """Each host by itself would let somebody in."""
+    pair.now += LEASE_S / 2
+    for number in (0, 1):
+        host, worker = pair.hosts[number], pair.workers[number]
+        host.exchange.beat(pair.now)
+        ask(worker, Connect("app", f"{number}.1", 1))
+        host.send(worker, pair.now)
+        host.turn(pair.now, 0, 0, 0)
+    pair.store.wipe()
+    pair.settle()
+    assert admitted(pair) == 1

@@ -13,6 +13,9 @@ from resonate.shard.exchange import Exchange
 from resonate.shard.ledger import Ledger
 from tests.support.memory_store import MemoryEnd, MemoryStore
 
+#: Of a shard, unless a test says otherwise.
+TERMS: dict[str, float] = {"lease_s": 10.0, "queue_bytes": 1 << 24, "queue_s": 60.0}
+
 
 class Worker:
     """A worker's end. What the shard says is told to `hear`."""
@@ -46,7 +49,7 @@ class Host:
             self._to_shard.clear()
         self._generation += 1
         self.end: MemoryEnd = self._store.end()
-        terms = Terms(self.name, 0, self.shard_name, 0, **self._terms)  # type: ignore[arg-type]
+        terms = Terms(self.name, 0, self.shard_name, 0, **{**TERMS, **self._terms})  # type: ignore[arg-type]
         self.cluster = Cluster(terms, self._outside)
         self.exchange = Exchange(self.shard_name, list(self.workers), now, cluster=self.cluster)
 
