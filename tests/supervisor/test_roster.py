@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from resonate.supervisor.actions import Bequeath, Kill, Release, Spawn, Steer
-from resonate.supervisor.backoff import LONGEST_PAUSE_S, QUICK_DEATH_S
+from resonate.supervisor.backoff import LONGEST_PAUSE_S, LONGEST_SHARD_PAUSE_S, QUICK_DEATH_S
 from resonate.supervisor.process import BOOT_S, TRANSITIONS, Place, Process, Role, State, Step
 from resonate.supervisor.roster import ABORT_GRACE_S, HURRY_S, SHARD_GRACE_S, YIELD_S
 
@@ -162,6 +162,16 @@ def test_a_crash_loop_backs_off_and_a_longer_life_ends_it() -> None:
     assert world.dies(world.worker()).retry_in_s == 0
     world.due()
     assert world.dies(world.worker()).retry_in_s == 0
+
+
+@pytest.mark.parametrize(("role", "longest_s"), [(Role.WORKER, LONGEST_PAUSE_S), (Role.SHARD, LONGEST_SHARD_PAUSE_S)])
+def test_who_dies_for_ever_is_tried_for_ever(role: Role, longest_s: float) -> None:
+    world = World(sharded=True)
+    for _ in range(3000):
+        world.due(longest_s)
+        pause = world.dies(world.pid(role, 0)).retry_in_s
+    assert pause == longest_s
+    assert world.spawns(longest_s) == [(role, 0)]
 
 
 def test_what_cannot_be_started_backs_off_as_well() -> None:
