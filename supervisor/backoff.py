@@ -39,11 +39,15 @@ class Backoffs:
     def __init__(self) -> None:
         self._of: dict[Place, Backoff] = {}
 
-    def of(self, place: Place) -> Backoff:
-        """Of one."""
+    def died(self, place: Place, lived_s: float, now: float) -> float:
+        """Note a death there; returns the pause before the next life."""
         if place not in self._of:
             self._of[place] = Backoff(LONGEST_SHARD_PAUSE_S if place.role is Role.SHARD else LONGEST_PAUSE_S)
-        return self._of[place]
+        return self._of[place].died(lived_s, now)
+
+    def not_before(self, place: Place) -> float:
+        """When there may be a life there again. Where nobody has died nothing is noted."""
+        return self._of[place].not_before if place in self._of else float("-inf")
 
     def forget(self, place: Place) -> None:
         """Nobody is wanted there any more."""

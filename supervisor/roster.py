@@ -178,7 +178,7 @@ class Roster:
         if self._is_heir(spawn.place):
             self._roll_back(f"worker {spawn.place.slot} cannot be started: {why}", now)
             return None
-        return self._backoffs.of(spawn.place).died(0.0, now)
+        return self._backoffs.died(spawn.place, 0.0, now)
 
     def ready(self, pid: int, now: float) -> None:
         """It has booted."""
@@ -204,12 +204,11 @@ class Roster:
         process.take(Step.EXIT, now)
         if self._is_heir(process.place):
             self._roll_back(f"worker {process.slot} (pid {pid}) {how} before all were ready", now)
-            return Exit(process, expected, killed, None)
         if process.place not in self.wanted:
             self._backoffs.forget(process.place)
             return Exit(process, expected, killed, None)
         self.restarts[process.role] += 1
-        pause = self._backoffs.of(process.place).died(now - process.started_at, now)
+        pause = self._backoffs.died(process.place, now - process.started_at, now)
         return Exit(process, expected, killed, pause)
 
     # --- how it stands -----------------------------------------------------------------------------------------------
@@ -452,7 +451,7 @@ class Roster:
             return
         occupied = {process.place for process in self.processes.values()}
         for place in self.wanted:
-            if place not in occupied and now >= self._backoffs.of(place).not_before:
+            if place not in occupied and now >= self._backoffs.not_before(place):
                 if place.role is Role.WORKER:
                     self._open.add(place.slot)
                 yield Spawn(place)
