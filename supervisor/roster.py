@@ -15,8 +15,9 @@ it has bequeath their connections to the neighbour's.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Final, TypeAlias
 
 from resonate.supervisor.actions import Action, Bequeath, Kill, Release, Spawn, Steer
 from resonate.supervisor.backoff import Backoffs
@@ -32,6 +33,9 @@ SHARD_GRACE_S: Final = 3.0
 HURRY_S: Final = 2.0
 #: Where nobody was before. That of shards changes only with their number: they outlive reloads.
 FIRST: Final = 1
+
+#: What one process does next, if anything.
+Decider: TypeAlias = Callable[[Process, float], Step | None]
 
 
 class Roster:
@@ -356,9 +360,10 @@ class Roster:
         """Everybody moves on before it is said who inherits: an heir that is given up now is none."""
         wanted = set(self.wanted)
         steps: dict[int, Step] = {}
-        for decide in (self._giving_up, self._parting):
+        deciders: tuple[Decider, ...] = (self._giving_up, partial(self._parting, wanted))
+        for decide in deciders:
             for process in self.processes.values():
-                step = decide(process, wanted, now)
+                step = decide(process, now)
                 if step is not None:
                     process.take(step, now)
                     steps[process.pid] = step
@@ -371,7 +376,7 @@ class Roster:
             if step in SIGNALS:
                 yield Kill(process.pid, SIGNALS[step])
 
-    def _giving_up(self, process: Process, wanted: set[Place], now: float) -> Step | None:
+    def _giving_up(self, process: Process, now: float) -> Step | None:
         """Of one that does not do as it should."""
         match process.state:
             case State.RETIRING if now >= self._killed_at(process):
@@ -382,7 +387,7 @@ class Roster:
                 return Step.ABORT
         return None
 
-    def _parting(self, process: Process, wanted: set[Place], now: float) -> Step | None:
+    def _parting(self, wanted: set[Place], process: Process, now: float) -> Step | None:
         """Of one that is not wanted."""
         manned = process.slot in self.serving.slots or process.slot in self._neighbouring
         unwanted = process.place not in wanted
