@@ -231,6 +231,7 @@ def test_most_connections_have_none_and_no_dict_for_it(worlds: Worlds) -> None:
     assert connection._state is None
     bag, descriptor = Passenger(connection).pack()
     assert "state" not in bag
+    assert connection._state is None
     text = orjson.dumps({"ref": 1, "beliefs": [], "bags": [bag | {"file": True}]})
     Luggage(text, [descriptor or 0]).settle(worlds.heir.context, [])
     (made,) = worlds.heir.hub.clients.values()
