@@ -18,9 +18,7 @@ class Spawn:
 
 @dataclass(frozen=True)
 class Bequeath:
-    """The connections of one worker go to another; 0: to nobody any more. The first has been told to go, or is next, or
-    its master may die.
-    """
+    """`heir` is to whom this worker turns when it goes or its master dies; 0: to nobody."""
 
     pid: int
     heir: int

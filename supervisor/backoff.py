@@ -12,6 +12,8 @@ QUICK_DEATH_S: Final = 10.0
 LONGEST_PAUSE_S: Final = 30.0
 #: The same for a shard: without it nobody is served.
 LONGEST_SHARD_PAUSE_S: Final = 2.0
+#: How often a pause of a second is doubled: then it is longer than any longest one. A float has an end.
+_DOUBLINGS: Final = 10
 
 
 @dataclass
@@ -25,7 +27,8 @@ class Backoff:
     def died(self, lived_s: float, now: float) -> float:
         """Note a death; returns the pause before the next life."""
         self.quick_deaths = self.quick_deaths + 1 if lived_s < QUICK_DEATH_S else 0
-        pause = min(2.0 ** (self.quick_deaths - 2), self.longest_s) if self.quick_deaths > 1 else 0.0
+        doublings = min(self.quick_deaths - 2, _DOUBLINGS)
+        pause = 0.0 if doublings < 0 else min(2.0**doublings, self.longest_s)
         self.not_before = now + pause
         return pause
 
@@ -36,11 +39,15 @@ class Backoffs:
     def __init__(self) -> None:
         self._of: dict[Place, Backoff] = {}
 
-    def of(self, place: Place) -> Backoff:
-        """Of one."""
+    def died(self, place: Place, lived_s: float, now: float) -> float:
+        """Note a death there; returns the pause before the next life."""
         if place not in self._of:
             self._of[place] = Backoff(LONGEST_SHARD_PAUSE_S if place.role is Role.SHARD else LONGEST_PAUSE_S)
-        return self._of[place]
+        return self._of[place].died(lived_s, now)
+
+    def not_before(self, place: Place) -> float:
+        """When there may be a life there again. Where nobody has died nothing is noted."""
+        return self._of[place].not_before if place in self._of else float("-inf")
 
     def forget(self, place: Place) -> None:
         """Nobody is wanted there any more."""

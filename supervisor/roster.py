@@ -15,8 +15,9 @@ it has bequeath their connections to the neighbour's.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Final, TypeAlias
 
 from resonate.supervisor.actions import Action, Bequeath, Kill, Release, Spawn, Steer
 from resonate.supervisor.backoff import Backoffs
@@ -32,6 +33,9 @@ SHARD_GRACE_S: Final = 3.0
 HURRY_S: Final = 2.0
 #: Where nobody was before. That of shards changes only with their number: they outlive reloads.
 FIRST: Final = 1
+
+#: What one process does next, if anything.
+Decider: TypeAlias = Callable[[Process, float], Step | None]
 
 
 class Roster:
@@ -178,7 +182,7 @@ class Roster:
         if self._is_heir(spawn.place):
             self._roll_back(f"worker {spawn.place.slot} cannot be started: {why}", now)
             return None
-        return self._backoffs.of(spawn.place).died(0.0, now)
+        return self._backoffs.died(spawn.place, 0.0, now)
 
     def ready(self, pid: int, now: float) -> None:
         """It has booted."""
@@ -204,12 +208,11 @@ class Roster:
         process.take(Step.EXIT, now)
         if self._is_heir(process.place):
             self._roll_back(f"worker {process.slot} (pid {pid}) {how} before all were ready", now)
-            return Exit(process, expected, killed, None)
         if process.place not in self.wanted:
             self._backoffs.forget(process.place)
             return Exit(process, expected, killed, None)
         self.restarts[process.role] += 1
-        pause = self._backoffs.of(process.place).died(now - process.started_at, now)
+        pause = self._backoffs.died(process.place, now - process.started_at, now)
         return Exit(process, expected, killed, pause)
 
     # --- how it stands -----------------------------------------------------------------------------------------------
@@ -357,9 +360,10 @@ class Roster:
         """Everybody moves on before it is said who inherits: an heir that is given up now is none."""
         wanted = set(self.wanted)
         steps: dict[int, Step] = {}
-        for decide in (self._giving_up, self._parting):
+        deciders: tuple[Decider, ...] = (self._giving_up, partial(self._parting, wanted))
+        for decide in deciders:
             for process in self.processes.values():
-                step = decide(process, wanted, now)
+                step = decide(process, now)
                 if step is not None:
                     process.take(step, now)
                     steps[process.pid] = step
@@ -372,7 +376,7 @@ class Roster:
             if step in SIGNALS:
                 yield Kill(process.pid, SIGNALS[step])
 
-    def _giving_up(self, process: Process, wanted: set[Place], now: float) -> Step | None:
+    def _giving_up(self, process: Process, now: float) -> Step | None:
         """Of one that does not do as it should."""
         match process.state:
             case State.RETIRING if now >= self._killed_at(process):
@@ -383,7 +387,7 @@ class Roster:
                 return Step.ABORT
         return None
 
-    def _parting(self, process: Process, wanted: set[Place], now: float) -> Step | None:
+    def _parting(self, wanted: set[Place], process: Process, now: float) -> Step | None:
         """Of one that is not wanted."""
         manned = process.slot in self.serving.slots or process.slot in self._neighbouring
         unwanted = process.place not in wanted
@@ -452,7 +456,7 @@ class Roster:
             return
         occupied = {process.place for process in self.processes.values()}
         for place in self.wanted:
-            if place not in occupied and now >= self._backoffs.of(place).not_before:
+            if place not in occupied and now >= self._backoffs.not_before(place):
                 if place.role is Role.WORKER:
                     self._open.add(place.slot)
                 yield Spawn(place)

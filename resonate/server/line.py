@@ -23,7 +23,8 @@ from resonate.server.context import Context
 from resonate.server.descriptors import Descriptors
 from resonate.server.http_connection import HttpConnection
 from resonate.server.luggage import Bag, Luggage, packed
-from resonate.server.moving import Group, Movers, Passenger
+from resonate.server.moving import Group, Movers
+from resonate.server.plugin_state import Left
 from resonate.server.pusher_connection import PusherConnection
 from resonate.server.stats import Reason
 from resonate.server.transport import Transport
@@ -73,6 +74,7 @@ class Sender:
         self.full = False
         self.moved = 0
         self._line: Any = None
+        self._left: Counter[Left] = Counter()
 
     def connect(self) -> str:
         """What the heir says: "ready", "wait", "full", "leaving", or nothing: it has not come so far, or is no more."""
@@ -131,9 +133,13 @@ class Sender:
         self._context.log.error("the heir %s does not take connections: %s", self._heir, error)
 
     def close(self) -> None:
-        """No more will come."""
+        """No more will come. What plugins keep and could not go is told once for all."""
         if self._line is not None:
             self._line.close()
+        for (plugin, reason), count in self._left.items():
+            self._context.log.error(
+                "the state that the plugin %r keeps of %d connections is not handed over: %s", plugin, count, reason
+            )
 
     def _agreed(
         self, kind: type[Connection], most: int = BATCH, fit: Callable[[Transport], bool] = lambda _: True
@@ -174,16 +180,9 @@ class Sender:
         bags = [passenger.pack() for passenger in group.passengers]
         for passenger in group.passengers:
             passenger.session.forget()
-        self._tell_left(group.passengers)
+        self._left.update(left for passenger in group.passengers for left in passenger.left)
         self._send(group.departure.ref, group.departure.beliefs, bags)
         return True
-
-    def _tell_left(self, passengers: list[Passenger]) -> None:
-        """Once for all that go together."""
-        for (plugin, reason), count in Counter(left for passenger in passengers for left in passenger.left).items():
-            self._context.log.error(
-                "the state that the plugin %r keeps of %d connections is not handed over: %s", plugin, count, reason
-            )
 
     def _abandon(self, group: Group) -> None:
         """The heir has died when some shards had handed over, and others had not: neither can serve these."""

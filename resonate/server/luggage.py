@@ -114,12 +114,19 @@ def _settle_pusher(
             transport.write(frame)
             context.stats.deliveries += 1
     if "state" in bag:
-        connection.state.update(unpacked(bag["state"]))
+        _settle_state(context, connection, bag["state"])
     connection.settle()
     if expelled:
         connection.expel()
     elif bag["overflowed"]:
         connection.overflowed()
+
+
+def _settle_state(context: Context, connection: PusherConnection, texts: Any) -> None:
+    try:
+        connection.state.update(unpacked(texts))
+    except UNFIT as error:
+        context.log.error("what plugins keep of a connection is lost, the connection goes on without: %r", error)
 
 
 def _give_up(context: Context, bag: Bag) -> None:

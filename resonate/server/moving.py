@@ -9,7 +9,6 @@ from __future__ import annotations
 from gevent.event import Event
 
 from resonate.messages import HandedOver, Inherit
-from resonate.server import plugin_state
 from resonate.server.context import Context
 from resonate.server.luggage import Bag, Luggage, packed
 from resonate.server.plugin_state import Left
@@ -50,7 +49,7 @@ class Passenger(Silent):
         self.transport.flush()  # what has become of the last turn's output is told now
         bag: Bag = {"app": self.session.app.app_id, "pusher": self.connection.snapshot()}
         bag |= {"expelled": self.expelled, "overflowed": self.overflowed_}
-        texts, self.left = plugin_state.packed(self.connection.state)
+        texts, self.left = self.connection.packed_state()
         if texts:
             bag["state"] = texts
         if self.lost_:

@@ -1,7 +1,8 @@
 """What plugins keep of a connection, by their names, and how it goes with that to another worker.
 
-What is the same after a turn through JSON goes, up to so much for each. The rest stays behind: the connection is worth
-more than what is noted about it.
+What is equal to itself after a turn through JSON goes, up to so much for each; a member of an IntEnum or a StrEnum
+arrives as the number or the text that it equals. The rest stays behind: the connection is worth more than what is noted
+about it.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ class Left(NamedTuple):
     reason: str
 
 
-def packed(state: PluginState) -> tuple[list[str], list[Left]]:
-    """One text for each plugin whose state goes, and what does not."""
+def packed(state: dict[Any, Any]) -> tuple[list[str], list[Left]]:
+    """One text for each plugin whose state goes, and what does not. Nothing keeps plugins to `PluginState`."""
     texts, left = [], []
-    for entry in state.items():
-        text, reason = _text(entry)
+    for plugin, kept in state.items():
+        if not isinstance(plugin, str):
+            left.append(Left(f"<{type(plugin).__name__}>", "its name is no text"))
+            continue
+        text, reason = _text(plugin, kept)
         if reason:
-            left.append(Left(str(entry[0]), reason))
+            left.append(Left(plugin, reason))
         else:
             texts.append(text)
     return texts, left
@@ -50,14 +54,14 @@ def unpacked(texts: Iterable[str]) -> PluginState:
     return state
 
 
-def _text(entry: tuple[str, Any]) -> tuple[str, str]:
+def _text(plugin: str, kept: Any) -> tuple[str, str]:
     """The JSON of it; or nothing, and the reason."""
     try:
-        text = orjson.dumps(list(entry), option=_STRICT)
+        text = orjson.dumps([plugin, kept], option=_STRICT)
     except TypeError as error:  # it names types at most
         return "", f"it is no JSON: {error}"
     if len(text) > MOST:
         return "", f"it is more than {MOST} bytes of JSON"
-    if orjson.loads(text) != list(entry):  # such as NaN, or a tuple
+    if orjson.loads(text) != [plugin, kept]:  # such as NaN, or a tuple
         return "", "it is no JSON: it would come back as something else"
     return text.decode(), ""

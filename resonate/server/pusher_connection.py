@@ -10,7 +10,7 @@ from resonate.pusher import Close, Effect, Session
 from resonate.pusher import events as wire
 from resonate.pusher.session import COME_BACK_LATER, NO_PONG, State
 from resonate.server.context import Context
-from resonate.server.plugin_state import PluginState
+from resonate.server.plugin_state import Left, PluginState, packed
 from resonate.server.transport import Transport
 from resonate.settings import App
 from resonate.websocket import WebSocket, encode_close, encode_ping, encode_pong, encode_text
@@ -71,6 +71,10 @@ class PusherConnection:
         if self._state is None:
             self._state = {}
         return self._state
+
+    def packed_state(self) -> tuple[list[str], list[Left]]:
+        """What of `state` goes to another worker, and what does not."""
+        return packed(self._state or {})
 
     # --- from one worker to another ----------------------------------------------------------------------------------
 

@@ -1,12 +1,15 @@
-"""Who may send connections over a line, and when."""
+"""Who may send connections over a line, and when; and what is said of it."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from socket import socketpair
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -16,11 +19,14 @@ from gevent import socket
 
 from resonate.bus.directory import RunDirectory, identity
 from resonate.server.descriptors import Descriptors, soft_limit
-from resonate.server.line import Recipient
-from resonate.server.moving import Movers
+from resonate.server.line import FEW, Recipient, Sender
+from resonate.server.moving import Group, Movers, Passenger
+from resonate.server.pusher_connection import PusherConnection
 from tests.server.support import World
+from tests.server.test_replies import UPGRADE
 
 LOG = logging.getLogger("test")
+SECRET = "do not print this"
 ME = f"w-{identity(os.getpid())}"
 
 
@@ -123,3 +129,51 @@ def test_who_breaks_off_is_not_waited_for(heir: Heir) -> None:
     after = heir.descriptors.held(1)
     heir.descriptors.release(list(after))
     assert after < before, "what it held is free again"
+
+
+# --- the giver's end -------------------------------------------------------------------------------------------------
+
+
+class Granting:
+    """Movers whose shards let everybody go at once, and know nobody."""
+
+    def depart(self, heir: str, connections: list[PusherConnection]) -> Group:
+        departure: Any = SimpleNamespace(refused=False, granted=True, ref=0, beliefs=[])
+        group = Group(departure, [Passenger(connection) for connection in connections])
+        group.decided.set()
+        return group
+
+
+@pytest.fixture
+def giver() -> Iterator[World]:
+    """It has more connections than go at a time, and plugins that keep something of them."""
+    world = World()
+    world.close()
+    with ExitStack() as stack:
+        for index in range(2 * FEW + 1):
+            world.ours, world.peer = socketpair()
+            world.ours.setblocking(False)
+            stack.callback(world.peer.close)
+            world.open()
+            world.say(UPGRADE)
+            world.transport.protocol.state.update({"chat": {SECRET}, "typing": index, "seen": math.nan})
+        yield world
+        for transport in list(world.reactor.transports):
+            transport.abort()
+
+
+def test_what_is_left_behind_is_said_once_for_all(heir: Heir, giver: World, caplog: pytest.LogCaptureFixture) -> None:
+    movers: Any = Granting()
+    sender = Sender(giver.context, movers, heir.directory, ME, ME, "balance")
+    assert sender.connect() == "ready"
+    given = sender.give(1000, lambda: True)
+    sender.close()
+    arrived = heir.world.hub.clients
+    assert given == len(arrived) == 2 * FEW + 1
+    assert sorted(client.state["typing"] for client in arrived.values()) == list(range(given))
+    first, second = sorted(record.getMessage() for record in caplog.records)
+    assert first.startswith(f"the state that the plugin 'chat' keeps of {given} connections is not handed over: ")
+    assert second.startswith(f"the state that the plugin 'seen' keeps of {given} connections is not handed over: ")
+    assert SECRET not in caplog.text
+    for transport in list(heir.world.reactor.transports):
+        transport.abort()

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resonate.errors import UNFIT
-from resonate.server.luggage import Luggage
+from resonate.server.luggage import Bag, Luggage
 from resonate.server.moving import Passenger
 from resonate.server.plugin_state import MOST, Left, packed, unpacked
 from resonate.server.pusher_connection import PusherConnection
@@ -36,6 +36,18 @@ fit = st.recursive(
 
 class Colour(enum.Enum):
     RED = SECRET
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Word(enum.StrEnum):
+    ONE = "one"
+
+
+class Name(str):
+    __slots__ = ()
 
 
 @dataclass
@@ -107,6 +119,34 @@ def test_what_is_no_json_stays_behind_alone(value: Any) -> None:
     assert unpacked(texts) == {"typing": {"a": 1}}
 
 
+class Hostile:
+    def __repr__(self) -> str:
+        raise AssertionError("nobody asks for its text")
+
+    __str__ = __repr__
+
+
+@pytest.mark.parametrize("name", [1, None, True, 1.5, (SECRET,), b"chat", Colour.RED, Number.ONE, Hostile()], ids=type)
+def test_what_is_kept_under_no_text_stays_behind_alone(name: Any) -> None:
+    texts, left = packed({name: {"a": 1}, "typing": {"a": 1}})
+    assert left == [Left(f"<{type(name).__name__}>", "its name is no text")]
+    assert unpacked(texts) == {"typing": {"a": 1}}
+
+
+@pytest.mark.parametrize("name", ["\ud800", Name("chat")], ids=["surrogate", "subclass"])
+def test_what_is_kept_under_a_text_that_json_does_not_know_stays_behind_alone(name: str) -> None:
+    texts, ((plugin, reason),) = packed({name: {"a": 1}, "typing": {"a": 1}})
+    assert plugin == name
+    assert reason.startswith("it is no JSON")
+    assert unpacked(texts) == {"typing": {"a": 1}}
+
+
+def test_an_enum_that_is_a_number_or_a_text_arrives_as_that() -> None:
+    texts, left = packed({"chat": [Number.ONE, Word.ONE], Word.ONE: 1})
+    assert left == []
+    assert repr(unpacked(texts)) == "{'chat': [1, 'one'], 'one': 1}"
+
+
 def test_so_much_goes_and_no_more() -> None:
     room = MOST - len('["chat",""]')
     texts, left = packed({"chat": "x" * room})
@@ -151,6 +191,34 @@ def test_what_cannot_go_does_not_keep_its_connection(worlds: Worlds) -> None:
     assert [plugin for plugin, _ in passenger.left] == ["chat"]
 
 
+@pytest.mark.parametrize("name", [1, "\ud800"], ids=type)
+def test_what_is_kept_under_no_name_does_not_keep_its_connection(worlds: Worlds, name: Any) -> None:
+    connection = worlds.connected()
+    connection.state.update({name: "x", "typing": {"a": 1}})
+    assert carried(worlds, Passenger(connection)).state == {"typing": {"a": 1}}
+
+
+@pytest.mark.parametrize("texts", [None, 3, ["3"], ['["typing",1]', '[1,"x"]'], ['["typing"'], [SECRET]], ids=repr)
+def test_a_state_that_is_none_does_not_end_its_connection(
+    worlds: Worlds, caplog: pytest.LogCaptureFixture, texts: Any
+) -> None:
+    passenger = Passenger(worlds.connected())
+    pack = passenger.pack
+
+    def another() -> tuple[Bag, int | None]:
+        bag, descriptor = pack()
+        return bag | {"state": texts}, descriptor
+
+    passenger.pack = another  # type: ignore[method-assign]
+    made = carried(worlds, passenger)
+    assert made.state == {}
+    assert not made.transport.closed
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert "the connection goes on without" in record.getMessage()
+    assert SECRET not in caplog.text
+
+
 def test_who_stays_after_all_has_it_still(worlds: Worlds) -> None:
     connection = worlds.connected()
     connection.state["chat"] = kept = {"a": object()}
@@ -163,6 +231,7 @@ def test_most_connections_have_none_and_no_dict_for_it(worlds: Worlds) -> None:
     assert connection._state is None
     bag, descriptor = Passenger(connection).pack()
     assert "state" not in bag
+    assert connection._state is None
     text = orjson.dumps({"ref": 1, "beliefs": [], "bags": [bag | {"file": True}]})
     Luggage(text, [descriptor or 0]).settle(worlds.heir.context, [])
     (made,) = worlds.heir.hub.clients.values()

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from resonate.supervisor.actions import Bequeath, Kill, Release, Spawn, Steer
-from resonate.supervisor.backoff import LONGEST_PAUSE_S, QUICK_DEATH_S
+from resonate.supervisor.backoff import LONGEST_PAUSE_S, LONGEST_SHARD_PAUSE_S, QUICK_DEATH_S, Backoffs
 from resonate.supervisor.process import BOOT_S, TRANSITIONS, Place, Process, Role, State, Step
 from resonate.supervisor.roster import ABORT_GRACE_S, HURRY_S, SHARD_GRACE_S, YIELD_S
 
@@ -164,10 +164,39 @@ def test_a_crash_loop_backs_off_and_a_longer_life_ends_it() -> None:
     assert world.dies(world.worker()).retry_in_s == 0
 
 
+@pytest.mark.parametrize(("role", "longest_s"), [(Role.WORKER, LONGEST_PAUSE_S), (Role.SHARD, LONGEST_SHARD_PAUSE_S)])
+def test_who_dies_for_ever_is_tried_for_ever(role: Role, longest_s: float) -> None:
+    world = World(sharded=True)
+    for _ in range(3000):
+        world.due(longest_s)
+        pause = world.dies(world.pid(role, 0)).retry_in_s
+    assert pause == longest_s
+    assert world.spawns(longest_s) == [(role, 0)]
+
+
 def test_what_cannot_be_started_backs_off_as_well() -> None:
     world = World()
     spawn = next(action for action in world.roster.due(world.now) if isinstance(action, Spawn))
     assert [world.roster.failed(spawn, world.now, "no memory") for _ in range(3)] == [0, 1, 2]
+
+
+def test_of_heirs_that_fail_again_and_again_nothing_is_left() -> None:
+    world = World(2).running()
+    for generation in range(2, 30):
+        world.reload()
+        world.dies(world.worker(0, generation))
+        while heirs := [process for process in world.workers() if process.generation > 1]:
+            world.due(YIELD_S)
+            world.dies(heirs[0].pid)
+    assert world.roster._backoffs._of == {}
+
+
+def test_who_is_asked_about_is_not_noted() -> None:
+    backoffs, place = Backoffs(), Place(Role.WORKER, 0, 1)
+    assert backoffs.not_before(place) < 0
+    assert backoffs._of == {}
+    assert [backoffs.died(place, 0.0, 5.0), backoffs.died(place, 0.0, 5.0)] == [0.0, 1.0]
+    assert backoffs.not_before(place) == 6.0
 
 
 def test_a_stranger_is_none_of_ours() -> None:
