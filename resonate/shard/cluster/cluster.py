@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from resonate.messages import (
-    Connect,
     Declaration,
     Detach,
     Disconnect,
     Publish,
     Request,
     Standing,
+    Subscribe,
     Unsubscribe,
 )
 from resonate.shard.cluster.appends import Appends
@@ -274,22 +274,22 @@ class Cluster:
         self._desk.lost(reason)
         self._following.lost()
         self._preparing.admissions.lost()
-        self._go_on_without(self._stage.unfinished(), now)
+        for log, entry in self._appends.lost():  # they may be lost with it, and come from here then
+            self._following.outgoing += self.shard.apply(*app_and_channel(log), 0, entry, now)
+        self._start_over(self._stage.unfinished())
         if not again:
             self._standing()
 
     def _anew(self, now: float) -> None:
-        """This party is over, perhaps because the store has lost all: as after an outage, though the store is there.
+        """This party is over, perhaps because the store has lost all. It is there, and goes on answering.
 
-        Only who asks for a place waits on: he is answered.
+        So what is being published keeps its place in the order. Who is about to be a member is one of the next party.
         """
-        self._go_on_without([each for each in self._stage.unfinished() if not isinstance(each.request, Connect)], now)
+        self._start_over([each for each in self._stage.unfinished() if isinstance(each.request, Subscribe)])
         self._begin(now)
 
-    def _go_on_without(self, tickets: Iterable[Ticket], now: float) -> None:
-        """Nobody knows what is done of all that was ordered; these go on without."""
-        for log, entry in self._appends.lost():  # they may be lost with it, and come from here then
-            self._following.outgoing += self.shard.apply(*app_and_channel(log), 0, entry, now)
+    def _start_over(self, tickets: Iterable[Ticket]) -> None:
+        """All that is held has to be told anew, and the logs to be read; these go on without."""
         self._counts.lost()
         self._neighbours.lost()
         self._following.give_up(self._parties.ours)
