@@ -7,6 +7,7 @@ tree are told apart by it.
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
@@ -58,6 +59,8 @@ class Redis:
             raise ConfigurationError("scaling.server.database", "must be 0 or more", value=self.database)
         if self.url is not None:
             self._check_url(self.url)
+        if self.ca_file is not None:
+            self._check_authorities(self.ca_file)
         if self.by_sentinels:
             self._check_sentinels()
         elif self.sentinels:
@@ -72,11 +75,26 @@ class Redis:
                 "must begin with redis://, rediss://, tcp://, tls://, unix://, redis+sentinel:// or rediss+sentinel://",
             )
         try:
-            _ = "" if self.by_sentinels else urlsplit(url).port
+            parts = urlsplit(url)
+            _ = "" if self.by_sentinels else parts.port
         except ValueError:
             raise ConfigurationError(
                 "scaling.server.url", "must be a URL; escape what is special in a password"
             ) from None
+        if parts.query or parts.fragment:
+            raise ConfigurationError("scaling.server.url", "must have nothing behind ? or #: there are keys for that")
+        if parts.scheme == "unix":
+            if parts.netloc or not parts.path.strip("/"):
+                raise ConfigurationError("scaling.server.url", "must have the whole path of a socket: unix:///path")
+        elif not re.fullmatch(r"(/[^/]*)?(/[0-9]{0,4})?" if self.hidden else r"(/[0-9]{0,4})?", parts.path, re.ASCII):
+            raise ConfigurationError("scaling.server.url", "must end with the number of a database, if any: /0")
+
+    def _check_authorities(self, path: str) -> None:
+        try:
+            ssl.create_default_context(cafile=path)
+        except OSError as error:  # ssl.SSLError is one
+            why = error.strerror if isinstance(error, FileNotFoundError | IsADirectoryError) else "it is no PEM"
+            raise ConfigurationError("scaling.server.ca_file", f"cannot be read: {why}", value=path) from None
 
     def _check_sentinels(self) -> None:
         if self.url is not None and not self.hidden:

@@ -151,7 +151,7 @@ class Link:
             *before, last = self._orders.commands(order)
             for command in before:
                 self._send(command, _pass)
-            self._send(last, partial(self._answer, kind, getattr(order, "ref", None)))
+            self._send(last, partial(self._answer, order))
 
     def _flush(self) -> None:
         for node in self._nodes:
@@ -171,9 +171,9 @@ class Link:
 
     def _go_on(self, order: Any, talk: Talk, odd: list[bytes], reply: Any) -> None:
         """Redis has replied to the last command of a talk: the next one, or the answer."""
-        kind, value = type(order), None
+        value = None
         if isinstance(reply, Refusal):
-            self._refused(kind, reply)
+            self._refused(order, reply)
             reply = None
         try:
             self._send(talk.send(reply), partial(self._go_on, order, talk, odd))
@@ -181,32 +181,33 @@ class Link:
         except StopIteration as end:
             value = end.value
         except (ValueError, TypeError, LookupError):
-            self._misfit(kind)
-        self._report(kind, order.ref, value, odd)
+            self._misfit(order)
+        self._report(order, value, odd)
 
-    def _answer(self, kind: type[Any], ref: int | None, reply: Any) -> None:
-        value = None
+    def _answer(self, order: Any, reply: Any) -> None:
+        kind, value = type(order), None
         odd: list[bytes] = []
         if isinstance(reply, Refusal):
-            self._refused(kind, reply)
+            self._refused(order, reply)
         else:
             try:
                 value = PARTIAL_ANSWERS[kind](reply, odd) if kind in PARTIAL_ANSWERS else ANSWERS[kind](reply)
             except (ValueError, TypeError, LookupError):
-                self._misfit(kind)
-        self._report(kind, ref, value, odd)
+                self._misfit(order)
+        self._report(order, value, odd)
 
-    def _report(self, kind: type[Any], ref: int | None, value: Any, odd: list[bytes]) -> None:
+    def _report(self, order: Any, value: Any, odd: list[bytes]) -> None:
         for _ in odd:
-            self._complain(f"{kind.__name__}: a field is no text")
+            self._complain(f"{_named(order)}: a field is no text")
+        ref = getattr(order, "ref", None)
         if ref is not None:
             self._reports.append(Reply(ref, value))
 
-    def _misfit(self, kind: type[Any]) -> None:
-        self._complain(f"{kind.__name__}: what lies there is none of ours")
+    def _misfit(self, order: Any) -> None:
+        self._complain(f"{_named(order)}: what lies there is none of ours")
 
-    def _refused(self, kind: type[Any], refusal: Refusal) -> None:
-        self._complain(f"{kind.__name__}: {plain(refusal.text)}")
+    def _refused(self, order: Any, refusal: Refusal) -> None:
+        self._complain(f"{_named(order)}: {plain(refusal.text)}")
 
     def _complain(self, text: str) -> None:
         """About data in Redis: once for each kind, otherwise it may be said for each event."""
@@ -296,3 +297,9 @@ class Link:
 
 def _pass(reply: Any) -> None:
     """Nothing is to be done."""
+
+
+def _named(order: Any) -> str:
+    """What an order is called, and whose keys it is about."""
+    subject = getattr(order, "log", None) or getattr(order, "app", None)
+    return type(order).__name__ if subject is None else f"{type(order).__name__} of {subject}"

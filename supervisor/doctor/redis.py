@@ -103,9 +103,10 @@ def judged(place: str, checkup: Checkup, use: Use) -> Iterator[Finding]:
 
 def _rights(checkup: Checkup, use: Use) -> Iterator[Finding]:
     denied = dict(checkup.denied)
-    if "MULTI" in denied:
-        yield note("what its user may do was not looked at: MULTI is denied", remedy="ACL SETUSER ... +multi")
-        return
+    if denied.pop("MULTI", None):
+        yield note("not all that its user may do was looked at: MULTI is denied", remedy="ACL SETUSER ... +multi")
+        if not denied:
+            return
     places = [name for name, text in denied.items() if re.search("key|channel", text)]
     commands = [name for name in denied if name not in places]
     below = f"{use.prefix}:*" if use.shared else "*reverb:restart"

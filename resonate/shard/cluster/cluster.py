@@ -217,7 +217,7 @@ class Cluster:
         """What the store says."""
         match report:
             case Entry(log, position, data):
-                self._following.entry(log, position, data, now)
+                self._desk.order(*self._following.entry(log, position, data, now))
                 self._reading.applied()
             case Reply(ref, value):
                 self._answered(ref, value, now)

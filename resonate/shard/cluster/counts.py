@@ -134,15 +134,15 @@ class Admissions:
                 found.append(Admit(ref, party, app, self._held(app), len(wanted), wanted[-1][1]))
         return found
 
-    def answered(self, ref: int, granted: int) -> str | None:
-        """The app, if that was the answer to one of them: so many of those who asked have a place."""
+    def answered(self, ref: int, granted: int | None) -> str | None:
+        """The app, if that was the answer to one of them: so many have a place. None: nobody knows how many."""
         if ref not in self._asking:
             return None
         app, asked = self._asking.pop(ref)
         wanted = self._wanted[app]
         for number in range(asked):
             if wanted:
-                wanted.popleft()[0].fire(number < granted)
+                wanted.popleft()[0].fire(None if granted is None else number < granted)
         if not wanted:
             del self._wanted[app]
         return app

@@ -19,6 +19,8 @@ from resonate.shard.shard import Outgoing
 
 #: How far ahead of the store's clock an entry may be, in milliseconds: after a failover that may be another.
 AHEAD_MS: Final = 3_600_000
+#: From how far on it is looked whether the log has it: until then whoever says so may keep others from being heard.
+DOUBTED_MS: Final = 3_000
 #: How long a log is followed that nobody needs any more, in seconds: reconnects must not make it flap.
 LINGER_S: Final = 1.0
 
@@ -36,6 +38,7 @@ class Log:
         "channel",
         "claims",
         "coming",
+        "doubted",
         "doubtful_until",
         "feed",
         "idle_since",
@@ -62,6 +65,7 @@ class Log:
         self.indexed = False  # whether the store knows that this party has members in it
         self.leaving: set[str] = set()  # users who are being taken out
         self.idle_since: float | None = None
+        self.doubted = 0  # the latest position that may be none
         self.doubtful_until: float | None = None  # who is not in it by then has gone
         self.behind: dict[str, int] | None = None  # how far each worker was, while this shard recovers
         self.backlog: list[tuple[int, LogEntry]] = []  # what is for them
@@ -144,9 +148,9 @@ class Following:
             return (int(now * 1000) + self._wall_ms) * PER_MS - 1
         return (self._latest // PER_MS + int((now - self._latest_at) * 1000)) * PER_MS - 1
 
-    def is_ahead(self, position: int, now: float) -> bool:
+    def is_ahead(self, position: int, now: float, by_ms: int = AHEAD_MS) -> bool:
         """Whether it cannot be a position of now: all after it would seem to have been before."""
-        return position > self._position_at(now) + AHEAD_MS * PER_MS
+        return position > self._position_at(now) + by_ms * PER_MS
 
     def arriving(self) -> None:
         """It is not known yet how old the store's memory is."""
@@ -198,23 +202,33 @@ class Following:
             after = log.feed.look_back()
         return Read(next(refs), name, after, log.presence)
 
-    def entry(self, name: str, position: int, data: bytes, now: float) -> None:
-        """A new entry."""
-        if self.is_ahead(position, now):
-            self.refusals += 1
-            self.refused = f"{name}: an entry of a time to come"
-            return
-        self.seen(position, now)
+    def entry(self, name: str, position: int, data: bytes, now: float) -> list[Order]:
+        """A new entry. What to order, to know whether it is one: then it is read with the log."""
         log = self.logs.get(name)
-        if log is not None:
-            self._apply(log, log.feed.entry(position, data), now)
-            self._reached(log)
+        if self.is_ahead(position, now):
+            self._refuse(name)
+        elif log is not None and self.is_ahead(position, now, DOUBTED_MS):
+            log.doubted = max(log.doubted, position)
+            return self.begin(log)
+        else:
+            self.seen(position, now)
+            if log is not None:
+                self._apply(log, log.feed.entry(position, data), now)
+                self._reached(log)
+        return []
+
+    def _refuse(self, name: str) -> None:
+        self.refusals += 1
+        self.refused = f"{name}: an entry of a time to come"
 
     def page(self, log: Log, page: Page, now: float) -> int | None:
         """What a log held. From where to read on; None when it has been read."""
         step = log.feed.read(page)
         if page.last:
             self.seen(page.last, now)
+        if log.doubted > page.last:
+            self._refuse(log.name)
+        log.doubted = 0
         if step.gap:
             self.missed += 1
             self.gaps += 1

@@ -88,6 +88,8 @@ class Preparing:
         granted = True
         if request.limit is not None:
             granted = yield self.admissions.ask(app, request.limit)
+            if granted is None:  # the store has refused
+                raise AwayError
         if granted:
             counted = True
             self._counts.connecting(app)
@@ -95,12 +97,11 @@ class Preparing:
 
     def admitted(self, ref: int, value: Any) -> bool:
         """Whether that was the answer to somebody who asks for places."""
-        granted, others = value if isinstance(value, tuple) and len(value) == 2 else (0, 0)
+        granted, others = value if isinstance(value, tuple) and len(value) == 2 else (None, None)
         app = self.admissions.answered(ref, granted)
-        if app is None:
-            return False
-        self._shard.elsewhere[app] = others
-        return True
+        if app is not None and others is not None:
+            self._shard.elsewhere[app] = others
+        return app is not None
 
     def _attaching(self, ticket: Ticket, request: Attach, now: float) -> Steps[None]:
         self._counts.attaching(request.app)

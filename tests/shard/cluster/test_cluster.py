@@ -20,6 +20,7 @@ from resonate.messages import (
     Subscribed,
     Unsubscribe,
 )
+from resonate.shard.cluster.feed import PER_MS
 from resonate.shard.cluster.store import PAGE, Entry, Reply
 from tests.shard.cluster.world import Host, Worker, ask, settle
 from tests.support.memory_store import MemoryStore
@@ -379,3 +380,37 @@ def test_who_asks_for_a_place_when_the_store_forgets_is_answered_by_it(pair: Pai
     pair.store.wipe()
     pair.settle()
     assert admitted(pair) == 1
+
+
+def test_who_says_that_a_log_is_further_than_it_is_silences_nobody(pair: Pair) -> None:
+    """Anybody who may publish there can, also where entries are signed."""
+    pair.subscribe(0, "news")
+    pair.settle()
+    host = pair.hosts[0]
+    ahead = host.cluster._following._position_at(pair.now) + 20_000 * PER_MS
+    host.exchange.report([Entry("app/news", ahead, b"junk")], pair.now)
+    ask(pair.workers[1], Publish(7, "app", "news", b"event", None, 0))
+    pair.settle()
+    assert [event.payload for event in pair.of(0, Publication)] == [b"event"]
+    assert host.cluster.figures()["refused"] == 1
+    assert any("time to come" in notice for notice in host.cluster.notices() + host.notices)
+
+
+def test_a_clock_of_the_store_that_is_set_forward_loses_nothing(pair: Pair) -> None:
+    pair.subscribe(0, "news")
+    pair.settle()
+    pair.store._position += 60_000 * PER_MS
+    for number in (0, 1):
+        ask(pair.workers[number], Publish(7 + number, "app", "news", b"%d" % number, None, 0))
+        pair.settle()
+    assert [event.payload for event in pair.of(0, Publication)] == [b"0", b"1"]
+
+
+def test_where_the_store_refuses_to_count_each_host_lets_people_in(pair: Pair) -> None:
+    table = pair.store.do
+    pair.store.do = lambda order: None if type(order).__name__ == "Admit" else table(order)  # type: ignore[method-assign]
+    ask(pair.workers[0], Connect("app", "0.1", 1))
+    pair.settle()
+    ask(pair.workers[0], Connect("app", "0.2", 1))
+    pair.settle()
+    assert [event.admitted for event in pair.of(0, Connected)] == [True, False]

@@ -79,6 +79,8 @@ def test_rights() -> None:
 
 def test_rights_that_cannot_be_looked_at() -> None:
     assert judged(denied={"MULTI": "no permissions"}) == "note"
+    found = bad(denied={"MULTI": "no permissions", "SCRIPT LOAD": "no permissions"})
+    assert [each.level.value for each in found] == ["note", "problem"]
 
 
 @pytest.mark.parametrize(("wait_s", "level"), [(0.006, "warning"), (2.5, "problem")])
