@@ -11,10 +11,12 @@ from typing import Any, Final
 
 import orjson
 
+from resonate.bus.survey import UnansweredError, answer, question
 from resonate.errors import PusherError, ResonateError
 from resonate.messages import Publish, Terminate, user_key
 from resonate.pusher import events as wire
 from resonate.pusher import kind_of
+from resonate.shard.cluster.outside import Here, Survey
 
 #: The longest envelope that is looked into, in bytes: scaling is no way around `max_request_size`.
 MAX_BYTES: Final = 2**20
@@ -43,7 +45,7 @@ class Envelope:
         self._kinds: set[str] = set()  # of refusals that have been told
         self._complaints: list[str] = []
 
-    def heard(self, data: bytes) -> Iterator[Publish | Terminate]:
+    def heard(self, data: bytes) -> Iterator[Publish | Terminate | Survey]:
         """What it asks for; nothing where a host has said it, or where it is refused."""
         try:
             return self._read(data)
@@ -64,6 +66,16 @@ class Envelope:
         value[HOST] = self._host
         return orjson.dumps(value)
 
+    def answer(self, survey: Survey, here: Here, now: float) -> bytes | None:
+        """What this host has, for who has asked; None where that is refused."""
+        try:
+            metrics = answer(survey, here, now)
+        except UnansweredError as error:
+            self._refuse(str(error))
+            return None
+        payload = {"key": survey.key, "node": self._host, "metrics": metrics}
+        return orjson.dumps({"type": "metrics", "application": survey.app, "payload": payload, HOST: self._host})
+
     def complaints(self) -> list[str]:
         """What the operator should be told, since this was last asked."""
         complaints, self._complaints = self._complaints, []
@@ -75,7 +87,7 @@ class Envelope:
             self._kinds.add(why)
             self._complaints.append(f"dropped a message on the Redis channel of the envelope: {why}; more are counted")
 
-    def _read(self, data: bytes) -> Iterator[Publish | Terminate]:
+    def _read(self, data: bytes) -> Iterator[Publish | Terminate | Survey]:
         if len(data) > MAX_BYTES:
             raise _RefusedError(f"it is longer than {MAX_BYTES} bytes")
         try:
@@ -87,16 +99,23 @@ class Envelope:
         if isinstance(value.get(HOST), str):
             return iter(())
         kind = value.get("type")
-        if kind == "metrics":
-            raise _RefusedError("questions of type metrics are not answered")
-        if kind not in ("message", "terminate"):
-            raise _RefusedError("its type is neither message nor terminate")
+        if kind not in ("message", "terminate", "metrics"):
+            raise _RefusedError("its type is neither message, terminate nor metrics")
         app, payload = _app(value.get("application")), value.get("payload")
         if not isinstance(payload, dict):
             raise _RefusedError("its payload is no object")
+        if kind == "metrics":
+            return self._questions(app, payload)
         if kind == "terminate":
             return iter((Terminate(0, app, _user(payload)),))
         return self._publications(app, payload, _channels(payload), _socket(value))
+
+    def _questions(self, app: str, payload: dict[str, Any]) -> Iterator[Survey]:
+        try:
+            asked = question(app, payload)
+        except UnansweredError as error:
+            raise _RefusedError(str(error)) from None
+        return iter(() if asked is None else (asked,))
 
     def _publications(
         self, app: str, payload: dict[str, Any], channels: list[str], socket: str | None

@@ -214,6 +214,29 @@ def test_who_listens_hears_what_rest_publishes_once(program: Program) -> None:
     assert [message["payload"]["event"] for message in program.heard(1)] == ["end"], "nothing was said twice"
 
 
+def test_what_each_host_has_is_answered(hosts: Hosts, program: Program) -> None:
+    """As a node of the PHP server asks, and adds up."""
+    program.subscribe("counted")
+
+    def answers(about: str, **options: Any) -> list[Any]:
+        payload = {"key": f"k-{about}", "node": "n", "type": about, "options": options}
+        program.say(json.dumps({"type": "metrics", "application": "app1", "payload": payload}))
+        found = program.heard(len(hosts.servers))
+        assert {answer["payload"]["key"] for answer in found} == {f"k-{about}"}
+        return [answer["payload"]["metrics"] for answer in found]
+
+    assert answers("channel", channel="counted", info="occupied,subscription_count") == [
+        {"occupied": True, "subscription_count": 2}
+    ] * 2
+    assert answers("channels", filter="counted") == [{"counted": {}}] * 2
+    assert [len(each) for each in answers("connections")] == [2, 2]
+    for client, server in zip(program.clients, [server for server in hosts.servers for _ in range(2)], strict=True):
+        member = {"user_id": f"{server.host}", "user_info": None}
+        client.subscribed("presence-counted", member)
+    users = answers("channel_users", channel="presence-counted")
+    assert sorted(user["id"] for (user,) in users) == sorted(server.host for server in hosts.servers)
+
+
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from resonate.shard.cluster.following import Following, Log
 from resonate.shard.cluster.membership import Membership
 from resonate.shard.cluster.names import app_and_channel, log_name
 from resonate.shard.cluster.neighbours import Neighbours
-from resonate.shard.cluster.outside import Outside
+from resonate.shard.cluster.outside import Outside, Survey
 from resonate.shard.cluster.parties import Parties
 from resonate.shard.cluster.preparing import Preparing
 from resonate.shard.cluster.reading import Reading
@@ -45,6 +45,7 @@ from resonate.shard.cluster.store import (
     Reply,
     Report,
     Said,
+    Say,
     Unfollow,
     Unindex,
 )
@@ -240,11 +241,19 @@ class Cluster:
         if self._outside is None or not self.released:
             return
         for request in self._outside.heard(data):
+            if isinstance(request, Survey):
+                self._tell_what_is_here(self._outside, request, now)
+                continue
             outgoing = self.shard.overhear(request, now)
             self.counters["overheard"] += bool(outgoing)
             self._following.outgoing += outgoing
             if outgoing and isinstance(request, Publish) and request.keep_s:
                 self._desk.order(Keep(log_name(request.app, request.channel), request.payload, request.keep_s))
+
+    def _tell_what_is_here(self, outside: Outside, survey: Survey, now: float) -> None:
+        answer = outside.answer(survey, self.shard, now)
+        if answer is not None:
+            self._desk.order(Say(answer))
 
     def _begin(self, now: float) -> None:
         """The store can be used: a new party arrives, and tells all that this shard holds."""

@@ -137,6 +137,16 @@ class SharedShard(Shard):
             if channel.interest
         ]
 
+    def occupied(self, app_id: str) -> dict[str, int]:
+        """Subscriptions on this host, by channel."""
+        app = self._apps.get(app_id)
+        held = {} if app is None else {name: sum(channel.interest.values()) for name, channel in app.channels.items()}
+        return {name: count for name, count in held.items() if count}
+
+    def last(self, app_id: str, name: str, now: float) -> bytes | None:
+        """The event that is kept for a channel."""
+        return self._cache.get((app_id, name), now)
+
     def apps(self) -> list[str]:
         """Those of which somebody is connected on this host."""
         return [app_id for app_id, app in self._apps.items() if app.connected.total()]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import orjson
 
-from resonate.messages import Connect, Event, Expel, Publication, Publish, Subscribe, Subscribed, Terminate
+from resonate.messages import Connect, Event, Expel, Member, Publication, Publish, Subscribe, Subscribed, Terminate
+from resonate.shard.cluster.outside import Here, Survey
 from resonate.shard.cluster.store import Listen, Said, Say
 from tests.shard.cluster.world import Host, Worker, ask, settle
 from tests.support.memory_store import MemoryEnd, MemoryStore
@@ -20,19 +21,27 @@ class Words:
     def __init__(self) -> None:
         self.refused = 0
 
-    def heard(self, data: bytes) -> Iterator[Publish | Terminate]:
+    def heard(self, data: bytes) -> Iterator[Publish | Terminate | Survey]:
         kind, *words = orjson.loads(data)
         if kind == "publish":
             channel, text, keep_s = words
             return iter((Publish(0, "app", channel, text.encode(), None, keep_s),))
         if kind == "terminate":
             return iter((Terminate(0, "app", *words),))
+        if kind == "survey":
+            return iter((Survey("app", *words, {}),))
         self.refused += kind != "own"
         return iter(())
 
     def said(self, request: Publish | Terminate) -> bytes:
         text = request.payload.decode() if isinstance(request, Publish) else request.user
         return orjson.dumps(["own", text])
+
+    def answer(self, survey: Survey, here: Here, now: float) -> bytes | None:
+        words = [survey.key, here.occupied(survey.app), here.connections(survey.app)]
+        users = [key for key, _ in here.held_users(survey.app, survey.about)]
+        last = here.last(survey.app, survey.about, now)
+        return orjson.dumps(["own", *words, users, None if last is None else last.decode()])
 
     def complaints(self) -> list[str]:
         return []
@@ -145,6 +154,26 @@ def test_what_was_published_in_an_outage_is_said_after_it() -> None:
     assert world.said() == ["1"]
     world.say("publish", "room", "2", 0)
     assert world.events() == [[b"2"], [b"2"]], "they listen again"
+
+
+def test_each_host_says_what_it_has_itself() -> None:
+    world = World()
+    member = Member("ann", {"user_id": "ann", "user_info": None})
+    ask(world.workers[1], Subscribe("app", "presence-a", "1.2", 0, member))
+    ask(world.workers[0], Publish(1, "app", "cache-room", b"kept", None, 60))
+    world.settle()
+    world.said()
+    world.say("survey", "k", "presence-a")
+    world.settle()
+    both = [orjson.loads(report.data)[1:] for report in world.program.take(world.now) if isinstance(report, Said)]
+    here = {"room": 1, "cache-room": 1}
+    assert sorted(both, key=str) == sorted(
+        (["k", here, [1, 0], [], None], ["k", here | {"presence-a": 1}, [1, 0], ["ann"], None]), key=str
+    )
+    world.say("survey", "k", "cache-room")
+    world.settle()
+    lasts = [orjson.loads(report.data)[-1] for report in world.program.take(world.now) if isinstance(report, Said)]
+    assert [last for last in lasts if last != "cache-room"] == ["kept", "kept"]
 
 
 def test_nothing_is_said_where_nobody_is_told() -> None:
