@@ -281,6 +281,7 @@ class Following:
             else:
                 self.outgoing += self._shard.apply(log.app, log.channel, position, entry, now)
             if isinstance(entry, Joined):
+                self._parties.saw(entry.party, log.name)  # it may be over: what a dead process has sent arrives late
                 self.joined.append((log, entry.user))
 
     def _matters(self, entry: Joined | Left) -> bool:

@@ -26,6 +26,7 @@ class Parties:
         self.name = ""
         self.burying: set[str] = set()
         self._former: set[str] = set()  # names of this party before: nobody else may know them any more
+        self._strangers: set[str] = set()  # parties that were seen, and not known when that was asked last
         self._seen: dict[str, set[str]] = {}  # logs in which a party has members; it may be that nobody knows it
 
     @property
@@ -73,15 +74,18 @@ class Parties:
 
         The latter only when it has `returned`: until all its members are in, they are there through those. The others
         not before it has been there for a lease: if the store was away for all, all have to come back. Nobody, if the
-        store has lost this party, and so others who live. Who has members and is not known has been lost and died.
+        store has lost this party, and so others who live. Who has members and is not known has been lost and died; or
+        has just come, so that is asked twice.
         """
         if not known.get(self.name):
             return []
         self._seen = {party: logs for party, logs in self._seen.items() if not known.get(party)}
+        unknown = {party for party in self._seen if party not in known}
+        strangers, self._strangers = self._strangers & unknown, unknown
         trusted = now >= self._trusted_at
         return sorted(
             party
-            for party, lives in {**dict.fromkeys((*self._former, *self._seen), False), **known}.items()
+            for party, lives in {**dict.fromkeys((*self._former, *strangers), False), **known}.items()
             if party not in self.burying
             and party != self.name
             and (returned if party.startswith(self._seat) else trusted and not lives)

@@ -20,8 +20,9 @@ from resonate.messages import (
     Subscribed,
     Unsubscribe,
 )
+from resonate.shard.cluster.entries import Joined, Seal, field_of
 from resonate.shard.cluster.feed import PER_MS
-from resonate.shard.cluster.store import PAGE, Entry, Reply
+from resonate.shard.cluster.store import PAGE, Entry, Join, Reply
 from tests.shard.cluster.world import Host, Worker, ask, settle
 from tests.support.memory_store import MemoryStore
 
@@ -414,3 +415,17 @@ def test_where_the_store_refuses_to_count_each_host_lets_people_in(pair: Pair) -
     ask(pair.workers[0], Connect("app", "0.2", 1))
     pair.settle()
     assert [event.admitted for event in pair.of(0, Connected)] == [True, False]
+
+
+def test_what_a_dead_host_has_sent_and_comes_late_leaves_no_ghost(pair: Pair) -> None:
+    """The kernel goes on sending when a process has been killed: perhaps until after its burial."""
+    pair.subscribe(0, "p", "watcher")
+    pair.lease_passes()  # nothing is read any more
+    party, log = "gone.0.s0-1-1.1", "app/p"
+    joined = Joined(party, "ghost", {"user_id": "ghost", "user_info": None}, "9.9", 0)
+    entry = Seal(None).close(log, joined)
+    pair.store.do(Join(0, log, field_of(party, "ghost"), entry, entry))
+    pair.heard[0].clear()
+    pair.lease_passes()
+    edges = [event for event in pair.heard[0] if isinstance(event, MemberAdded | MemberRemoved)]
+    assert edges == [MemberAdded("app", "p", joined.data, "9.9"), MemberRemoved("app", "p", "ghost")]

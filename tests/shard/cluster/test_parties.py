@@ -65,3 +65,14 @@ def test_who_is_not_known_himself_buries_nobody() -> None:
     parties.saw("h2.0.s0.1", "app/p")
     assert parties.dead({"h3.0.s0.1": False}, returned=True, now=100.0) == []
     assert parties.dead({"h3.0.s0.1": False, parties.name: False}, returned=True, now=100.0) == []
+
+
+def test_who_has_just_come_is_no_stranger() -> None:
+    """It may have been seen before it was known to whom was asked."""
+    parties = Parties("h1", 0, "s0-9-9", 9.0)
+    me = parties.arrive(0.0)
+    for party in ("h2.0.s0.1", "h3.0.s0.1"):
+        parties.saw(party, "app/a")
+    assert parties.dead({me: True}, True, 100.0) == []
+    assert parties.dead({me: True, "h2.0.s0.1": True}, True, 101.0) == ["h3.0.s0.1"]
+    assert parties.dead({me: True, "h2.0.s0.1": True}, True, 102.0) == ["h3.0.s0.1"], "until it is being buried"
