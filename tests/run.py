@@ -74,8 +74,8 @@ PARTS: Final = (
     Part("whole servers", ["tests/system", *(f"--ignore={file}" for file in HOSTS)], {}),
     Part("cores and processes", ["tests", *(f"--ignore={folder}" for folder in SYSTEM)], {}),
     Part("clients and browsers", ["tests/clients", "tests/browser"], {}),
-    Part("several hosts", HOSTS, {}),
     suites(4, 2),
+    Part("several hosts", HOSTS, {}),
     balanced(2, 1, without=["tests/system/test_http.py"]),  # it waits long, and of one connection: the matrix has it
 )
 MATRIX: Final = (
