@@ -18,6 +18,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -35,6 +36,8 @@ OWN_TOOL: Final = ROOT / "tests" / "bench" / "load.py"
 FLOOR: Final = ROOT / "tests" / "bench" / "floor.py"
 #: How often floor and fan-out take turns.
 TURNS: Final = 3
+#: Seconds until new connections go to all workers: the master has to have seen each of them ready.
+SETTLE_S: Final = 3.0
 #: Publishes at a time, with several workers.
 TOGETHER: Final = (32, 64, 128)
 #: Connections of the rows connect, memory and idle.
@@ -116,6 +119,7 @@ class Bench:
         for _ in range(TURNS):
             for number in workers:
                 with self._server(number) as server:
+                    time.sleep(SETTLE_S)
                     found[number].append(measure(server))
         return [median(figures) for figures in found.values()]
 
