@@ -190,7 +190,7 @@ def _connect(bench: Bench) -> Result:
 def _hop(bench: Bench) -> Result:
     """Who asks for many at a time has them in fewer frames."""
     more = [bench.hop(together) for together in TOGETHER]
-    return Result(f"{', '.join(f'{each:.1f}' for each in more)} µs", more[1] <= 25)
+    return Result(f"{', '.join(f'{each:.1f}' for each in more)} µs", max(more) <= 25)
 
 
 def _spread(bench: Bench) -> Result:
@@ -222,7 +222,7 @@ ROWS: Final[dict[str, Row]] = {
         _at_most(0.005, "cores", lambda b: b.connections["idle_cpu_cores"]),
     ),
     "hop": Row(
-        f"a publish with 2 workers, {', '.join(map(str, TOGETHER))} at a time: CPU more", "<= 25 µs from 64 on", _hop
+        f"a publish with 2 workers, {', '.join(map(str, TOGETHER))} at a time: CPU more", "<= 25 µs", _hop
     ),
     "spread": Row("delivery, 1,000 subscribers of 4 workers: CPU each", "<= 1.15 x that of one", _spread),
     "delay": Row(
