@@ -34,6 +34,8 @@ SLICE_S: Final = 0.005
 SEARCH_S: Final = 0.02
 #: Seconds between two frames of requests to a shard, unless many are waiting: frames cost more than what is in them.
 PACE_S: Final = 0.002
+#: The same while the shard is at work on earlier ones, unless it is done before: it may be waiting for other hosts.
+WAIT_S: Final = 0.005
 #: Bytes of a shard that are dealt with before it is told so, at the latest.
 RECEIPT_BYTES: Final = 256 * 1024
 #: Silent seconds after which a shard is said to be away: it beats each second.
@@ -77,7 +79,7 @@ class _Peer:
         self.watcher: Any = None
         self.silent_s = 0
         self.unreceipted = 0  # bytes dealt with and not told
-        self.paced_until = 0.0
+        self.flushed_at = 0.0
 
 
 class BusLink:
@@ -154,15 +156,16 @@ class BusLink:
         self._receiver.clogged = self._clogged()
         now = perf_counter()
         for peer in self._peers:
-            if peer.outlet is None or peer.ledger.waits:
+            if peer.outlet is None:
                 continue
-            if now < peer.paced_until and peer.ledger.few:
-                self._flush_later(peer.paced_until - now)
+            due = peer.flushed_at + (WAIT_S if peer.ledger.waits else PACE_S)
+            if now < due and peer.ledger.few:
+                self._flush_later(min(PACE_S, due - now))  # the shard may be done before
                 continue
             batch = peer.ledger.batch()
             if batch is not None:
                 peer.unreceipted = 0
-                peer.paced_until = now + PACE_S
+                peer.flushed_at = now
                 peer.outlet.send(encode(batch))
 
     def _clogged(self) -> bool:

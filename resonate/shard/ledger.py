@@ -110,7 +110,7 @@ class Ledger:
 
     @property
     def waits(self) -> bool:
-        """Whether they should wait until the shard has done earlier ones, to leave together."""
+        """Whether the shard has not done earlier ones: what gathers until then may leave together."""
         return self.few and len(self._under_way) > len(self._unsent)
 
     @property

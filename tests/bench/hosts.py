@@ -40,7 +40,13 @@ def run(name: str, directory: Path, options: argparse.Namespace) -> dict[str, An
     app = {**ONE_APP, "accept_client_events_from": "members"}
     settings = {"drain_timeout": 10}
     with Hosts(directory, options.hosts, workers=options.workers, apps=[app], server=settings, **outage.place) as hosts:
-        streams = Streams(hosts, channels=options.channels, subscribers=options.subscribers, rate=options.rate)
+        streams = Streams(
+            hosts,
+            channels=options.channels,
+            subscribers=options.subscribers,
+            rate=options.rate,
+            callers=outage.callers,
+        )
         with streams.crowd:
             streams.open()
             began = time.monotonic()

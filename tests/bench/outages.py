@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from tests.bench.streams import Streams
+from tests.bench.streams import CALLERS, Streams
 from tests.support.cluster import Stage, hup, kill, replaced, shards_of, workers_of
 from tests.support.hosts import Hosts
 
@@ -159,7 +159,8 @@ class Outage(NamedTuple):
     """`breaks` lets it happen and mends it. `seconds` is how long it lasts in full size.
 
     `place` are arguments of `Hosts`. `edges`: somebody may leave or come; `closes`: a host's clients are cut off;
-    `together`: no host is ever on its own, so no answer is 202.
+    `together`: no host is ever on its own, so no answer is 202. `callers`: REST connections to each host; many are
+    needed where an answer takes long.
     """
 
     breaks: Callable[[Scene], None]
@@ -168,6 +169,7 @@ class Outage(NamedTuple):
     edges: bool = False
     closes: bool = False
     together: bool = False
+    callers: int = CALLERS
 
 
 OUTAGES: Final = {
@@ -179,7 +181,7 @@ OUTAGES: Final = {
     "redis-freeze": Outage(_redis_freeze),
     "one-way": Outage(_one_way, 30.0, edges=True),
     "other-way": Outage(_other_way, 30.0, edges=True),
-    "latency": Outage(_latency, place={"distant": True}, together=True),
+    "latency": Outage(_latency, place={"distant": True}, together=True, callers=160),
     "host-kill": Outage(_host_kill, place={"scaling": {"lease": 5}}, edges=True, closes=True, together=True),
     "host-cut": Outage(_host_cut, 30.0, edges=True),
     "sentinel": Outage(_sentinel, place={"store": "sentinels"}),

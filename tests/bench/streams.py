@@ -23,7 +23,7 @@ KINDS: Final = ("chat", "private-room", "presence-room", "cache-news", "private-
 TALKING: Final = ("private-room", "presence-room")
 #: Client events per event that comes by REST.
 TALK: Final = 0.2
-#: REST connections to each host: one request at a time on each.
+#: REST connections to each host, unless more are needed: one request at a time on each.
 CALLERS: Final = 8
 #: How long what has been published may take to arrive at the end, in seconds; and an answer.
 LAST_S: Final = 30.0
@@ -143,8 +143,11 @@ class Caller(Peer):
 class Streams:
     """All of it. `turn` is one step of everything."""
 
-    def __init__(self, hosts: Hosts, *, channels: int, subscribers: int, rate: float) -> None:
+    def __init__(
+        self, hosts: Hosts, *, channels: int, subscribers: int, rate: float, callers: int = CALLERS
+    ) -> None:
         self.hosts, self.rate = hosts, rate
+        self._callers = callers
         self.crowd = Crowd(hosts.servers[0])
         self.channels = [f"{KINDS[number % len(KINDS)]}-{number}" for number in range(channels)]
         self.complaints: Counter[str] = Counter()
@@ -183,7 +186,7 @@ class Streams:
         self.crowd.until(lambda: all(each.subscribed for each in self.subscribers) and self.agreed(), within=LAST_S)
         self.callers = [
             Caller(self, server, f"{server.directory.name}-rest-{number}")
-            for number in range(CALLERS)
+            for number in range(self._callers)
             for server in self.hosts.servers
         ]
         self.watching = self.publishing = True

@@ -14,6 +14,7 @@ import zmq
 
 from resonate.bus.client import BusLink
 from resonate.bus.directory import pid_of
+from resonate.encoding import decode
 from resonate.messages import (
     Answer,
     Attach,
@@ -521,3 +522,21 @@ def test_requests_of_one_turn_leave_together(bus: BusRig) -> None:
         bus.way.send(request)
     after = bus.ask(Inspect)[0][0]["frames_in"]
     assert after - before == 1
+
+
+def test_what_a_shard_is_still_at_work_on_holds_nothing_up(place: Place) -> None:
+    """It may be waiting for other hosts, for long."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    inbox = context.socket(zmq.PULL)
+    inbox.bind(place.directory.address(f"s0-{place.bystander().worker[2:]}"))
+    rig = BusRig(place)
+
+    def sent() -> list[Request]:
+        frame = decode(inbox.recv()) if inbox.poll(0) else None
+        return frame.requests if isinstance(frame, Batch) else []
+
+    for request in (publish(b"1"), publish(b"2"), publish(b"3")):
+        rig.way.send(request)
+        assert rig.until(sent) == [request]
+    rig.close()
+    context.destroy(linger=0)
