@@ -1,7 +1,8 @@
 """A worker's end of the bus: its inbox, and for each shard the requests that are on their way to it.
 
-It runs on the loop that it is given. Requests of a turn leave in one frame for each shard; what shards say goes to
-`receive` in order. A shard that dies or hangs is followed by another, which is told what this worker holds.
+It runs on the loop that it is given. Requests leave when there is nothing else to do, in one frame for each shard: a
+frame costs more than what is in it, and the busier a worker is the more go together. What shards say goes to `receive`
+in order. A shard that dies or hangs is followed by another, which is told what this worker holds.
 """
 
 from __future__ import annotations
@@ -32,10 +33,8 @@ READ: Final = 1
 SLICE_S: Final = 0.005
 #: Seconds between two looks for a shard that is away.
 SEARCH_S: Final = 0.02
-#: Seconds between two frames of requests to a shard, unless many are waiting: frames cost more than what is in them.
-PACE_S: Final = 0.002
-#: The same while the shard is at work on earlier ones, unless it is done before: it may be waiting for other hosts.
-WAIT_S: Final = 0.005
+#: Seconds after which requests are sent although there is other work to do.
+LATEST_S: Final = 0.004
 #: Bytes of a shard that are dealt with before it is told so, at the latest.
 RECEIPT_BYTES: Final = 256 * 1024
 #: Silent seconds after which a shard is said to be away: it beats each second.
@@ -79,7 +78,6 @@ class _Peer:
         self.watcher: Any = None
         self.silent_s = 0
         self.unreceipted = 0  # bytes dealt with and not told
-        self.flushed_at = 0.0
 
 
 class BusLink:
@@ -118,7 +116,8 @@ class BusLink:
         self._watcher = loop.io(self._inbox.fileno(), READ)
         self._search: Any = None
         self._again = loop.timer(0)
-        self._pacer: Any = None
+        self._idle = loop.idle()
+        self._latest = loop.timer(0, LATEST_S)
         self._scheduled = False
         self._given_up = False
         self.undecodable = 0
@@ -134,7 +133,8 @@ class BusLink:
             self._peers[index].ledger.add(request)
         if not self._scheduled:
             self._scheduled = True
-            self._loop.run_callback(self._flush)
+            self._idle.start(self._flush)
+            self._latest.again(self._flush)
 
     def answers(self, request: Question) -> int:
         """How many answers a question will have."""
@@ -152,34 +152,18 @@ class BusLink:
         return all(peer.ledger.settled for peer in self._peers)
 
     def _flush(self) -> None:
+        self._idle.stop()
+        self._latest.stop()
         self._scheduled = False
         self._receiver.clogged = self._clogged()
-        now = perf_counter()
         for peer in self._peers:
-            if peer.outlet is None:
-                continue
-            due = peer.flushed_at + (WAIT_S if peer.ledger.waits else PACE_S)
-            if now < due and peer.ledger.few:
-                self._flush_later(min(PACE_S, due - now))  # the shard may be done before
-                continue
-            batch = peer.ledger.batch()
+            batch = peer.ledger.batch() if peer.outlet is not None else None
             if batch is not None:
                 peer.unreceipted = 0
-                peer.flushed_at = now
                 peer.outlet.send(encode(batch))
 
     def _clogged(self) -> bool:
         return any(peer.ledger.behind for peer in self._peers)
-
-    def _flush_later(self, seconds: float) -> None:
-        if self._pacer is None:
-            self._pacer = self._loop.timer(seconds)
-            self._pacer.start(self._paced)
-
-    def _paced(self) -> None:
-        self._pacer.close()
-        self._pacer = None
-        self._flush()
 
     def beat(self, counters: dict[str, Any]) -> None:
         """A second has passed. `counters` are told to the first shard."""
@@ -250,9 +234,6 @@ class BusLink:
         if self._receiver.clogged:
             self._receiver.clogged = self._clogged()
         self._receiver.receive(events)
-        if not self._scheduled and peer.ledger.few:  # what has gathered meanwhile
-            self._scheduled = True
-            self._loop.run_callback(self._flush)
         if (parcel.urgent or peer.unreceipted > RECEIPT_BYTES) and peer.outlet is not None:
             self._receipt(peer, None)
 
@@ -370,11 +351,10 @@ class BusLink:
     def close(self) -> None:
         """The worker ends: what it has sent still goes out."""
         self._closed = True
-        for peer in self._peers:
-            batch = peer.ledger.batch() if peer.outlet is not None else None
-            if batch is not None and peer.outlet is not None:
-                peer.outlet.send(encode(batch))
-        for watcher in (self._watcher, self._search, self._again, self._pacer, *(peer.watcher for peer in self._peers)):
+        self._flush()
+        self._scheduled = True  # nothing is, any more
+        watchers = (self._watcher, self._search, self._again, self._idle, self._latest)
+        for watcher in (*watchers, *(peer.watcher for peer in self._peers)):
             if watcher is not None:
                 watcher.stop()
                 watcher.close()

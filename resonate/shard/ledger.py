@@ -42,8 +42,6 @@ from resonate.shard.holdings import Holdings, Views
 #: Requests that are kept although they are done, before clients have to wait. So many only come together while a worker
 #: hangs, and the shard ends that one.
 KEEP_REQUESTS: Final = 100_000
-#: Requests that are sent at once, although the shard is still at work on earlier ones.
-TOGETHER: Final = 64
 #: Requests under way from which on clients should not be listened to.
 BEHIND: Final = 10_000
 #: Payloads of cache channels that one worker remembers, in bytes.
@@ -102,16 +100,6 @@ class Ledger:
     def next(self) -> int:
         """The number of the next request."""
         return self._next
-
-    @property
-    def few(self) -> bool:
-        """Whether there are requests to be sent, and not so many that they should leave at once."""
-        return 0 < len(self._unsent) < TOGETHER
-
-    @property
-    def waits(self) -> bool:
-        """Whether the shard has not done earlier ones: what gathers until then may leave together."""
-        return self.few and len(self._under_way) > len(self._unsent)
 
     @property
     def kept(self) -> bool:
