@@ -105,6 +105,8 @@ _SHAPES: Final = tuple(frozenset(product(*fields)) for _, fields in _KINDS)
 _REQUESTS: Final = frozenset((*range(_NUMBERS[Connect], _NUMBERS[Inspect] + 1), _NUMBERS[HandOver]))
 #: How the value of an answer is told: as it is, or one channel's, or those of many.
 _PLAIN, _CHANNEL, _CHANNELS = 0, 1, 2
+#: Makes a named tuple of fields that have been looked at.
+_new: Final = tuple.__new__
 #: The first item of a head.
 _HELLO, _BATCH, _BEAT, _PARCEL = 0, 1, 2, 3
 
@@ -274,7 +276,7 @@ def _unpack(row: Row, reader: _Reader) -> Any:
     unpacker = _UNPACKERS.get(kind)
     if unpacker is not None:
         unpacker(fields, reader)
-    return kind._make(fields)
+    return _new(kind, fields)
 
 
 def _unpack_publish(fields: Row, reader: _Reader) -> None:
@@ -364,6 +366,11 @@ def _info(row: Row, reader: _Reader) -> ChannelInfo:
     return ChannelInfo(subscriptions, users, reader.take(size))
 
 
+def _record(kind: type, row: Row, types: tuple[type, ...]) -> Any:
+    """A message that is part of another."""
+    return _new(kind, _typed(row, types))
+
+
 def _typed(row: Row, types: tuple[type, ...]) -> Any:
     """The items of `row`, which have these types."""
     found = tuple(row)
@@ -386,7 +393,7 @@ def _events(rows: Row, reader: _Reader) -> list[Any]:
 
 def _stamped(row: Row, reader: _Reader) -> Stamped:
     origin, seq, place, events = _typed(row, (str, int, int, list))
-    return Stamped(origin, seq, place, _events(events, reader))
+    return _new(Stamped, (origin, seq, place, _events(events, reader)))
 
 
 def _read_parcel(head: Row, reader: _Reader) -> Parcel:
@@ -396,8 +403,8 @@ def _read_parcel(head: Row, reader: _Reader) -> Parcel:
         shard,
         number,
         stable,
-        [Ack(*_typed(row, (int, int, int))) for row in acks],
-        [Mark(*_typed(row, (str, int, int))) for row in marks],
+        [_record(Ack, row, (int, int, int)) for row in acks],
+        [_record(Mark, row, (str, int, int)) for row in marks],
         [_stamped(row, reader) for row in events],
         urgent,
     )

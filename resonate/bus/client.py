@@ -157,7 +157,9 @@ class BusLink:
         self._scheduled = False
         self._receiver.clogged = self._clogged()
         for peer in self._peers:
-            batch = peer.ledger.batch() if peer.outlet is not None else None
+            if peer.outlet is None:
+                continue
+            batch = peer.ledger.batch()
             if batch is not None:
                 peer.unreceipted = 0
                 peer.outlet.send(encode(batch))

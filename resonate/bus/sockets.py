@@ -42,7 +42,7 @@ class Inbox:
 
     def receive(self) -> bytes | None:
         """The next frame, or None. Asked first, for an exception costs more than a frame."""
-        return self._socket.recv(_AT_ONCE) if self._socket.get(_EVENTS) & _READABLE else None
+        return self._socket.recv(_AT_ONCE) if int(self._socket.get(_EVENTS)) & _READABLE else None
 
     def mend(self, log: Logger) -> None:
         """Make the file anew if it has vanished; who is connected stays so. Why that fails is said once."""
