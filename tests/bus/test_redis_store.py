@@ -364,6 +364,8 @@ def test_a_key_of_somebody_else_is_refused_and_said_once(
     assert end.losses == []
     assert lines.count("WRONGTYPE") == lines.count("refused an order") == 9
     assert lines.count("presence") == 0
+    for subject in (f"Append of {LOG}:", f"Read of {LOG}:", "Tally of app:", "Subscriptions of shop:", "ListParties:"):
+        assert lines.count(subject) == 1, lines.lines
     assert works(end, "app/b")
 
 
