@@ -103,6 +103,7 @@ _KINDS: Final[tuple[tuple[Any, tuple[tuple[type, ...], ...]], ...]] = (
 _NUMBERS: Final = {kind: number for number, (kind, _) in enumerate(_KINDS)}
 _SHAPES: Final = tuple(frozenset(product(*fields)) for _, fields in _KINDS)
 _REQUESTS: Final = frozenset((*range(_NUMBERS[Connect], _NUMBERS[Inspect] + 1), _NUMBERS[HandOver]))
+_EVENTS: Final = frozenset(_NUMBERS.values()) - _REQUESTS
 #: How the value of an answer is told: as it is, or one channel's, or those of many.
 _PLAIN, _CHANNEL, _CHANNELS = 0, 1, 2
 #: Makes a named tuple of fields that have been looked at.
@@ -367,7 +368,7 @@ def _info(row: Row, reader: _Reader) -> ChannelInfo:
 
 
 def _record(kind: type, row: Row, types: tuple[type, ...]) -> Any:
-    """A message that is part of another."""
+    """One of the small messages that are part of others, and frequent."""
     return _new(kind, _typed(row, types))
 
 
@@ -386,7 +387,7 @@ def _requests(rows: Row, reader: _Reader) -> list[Request]:
 
 
 def _events(rows: Row, reader: _Reader) -> list[Any]:
-    if not _REQUESTS.isdisjoint([row[0] for row in rows]):
+    if not _EVENTS.issuperset([row[0] for row in rows]):
         raise ValueError("what a shard sends is no event")
     return [_unpack(row, reader) for row in rows]
 

@@ -343,6 +343,16 @@ def test_arbitrary_heads_are_no_frames(head: Any, payloads: bytes) -> None:
     assert is_refused(joined(head, payloads))
 
 
+@pytest.mark.parametrize("message", [*SAMPLE_REQUESTS, *SAMPLE_EVENTS], ids=lambda message: type(message).__name__)
+@pytest.mark.parametrize("by", [-100, 100, -len((*SAMPLE_REQUESTS, *SAMPLE_EVENTS))])
+def test_a_message_of_another_number_is_none(message: Any, by: int) -> None:
+    """Not even of one that counts from the end."""
+    head, payloads = apart(encode(carrying(message)))
+    rows = head[4] if message in SAMPLE_REQUESTS else head[6][0][3]
+    rows[0][0] += by
+    assert is_refused(joined(head, payloads))
+
+
 @pytest.mark.parametrize("frame", SAMPLE_FRAMES, ids=lambda frame: type(frame).__name__)
 def test_a_frame_that_is_cut_off_or_goes_on(frame: Frame) -> None:
     data = encode(frame)

@@ -33,8 +33,8 @@ READ: Final = 1
 SLICE_S: Final = 0.005
 #: Seconds between two looks for a shard that is away.
 SEARCH_S: Final = 0.02
-#: Seconds after which requests are sent although there is other work to do.
-LATEST_S: Final = 0.004
+#: Seconds after which requests are sent although there is other work to do, in the next turn of the loop.
+LATEST_S: Final = 0.002
 #: Bytes of a shard that are dealt with before it is told so, at the latest.
 RECEIPT_BYTES: Final = 256 * 1024
 #: Silent seconds after which a shard is said to be away: it beats each second.
@@ -117,7 +117,7 @@ class BusLink:
         self._search: Any = None
         self._again = loop.timer(0)
         self._idle = loop.idle()
-        self._latest = loop.timer(0, LATEST_S)
+        self._latest = loop.timer(LATEST_S, LATEST_S)
         self._scheduled = False
         self._given_up = False
         self.undecodable = 0
@@ -131,7 +131,7 @@ class BusLink:
         """Put a request on its way."""
         for index in homes(request, len(self._peers)):
             self._peers[index].ledger.add(request)
-        if not self._scheduled:
+        if not (self._scheduled or self._closed):
             self._scheduled = True
             self._idle.start(self._flush)
             self._latest.again(self._flush)
@@ -354,7 +354,6 @@ class BusLink:
         """The worker ends: what it has sent still goes out."""
         self._closed = True
         self._flush()
-        self._scheduled = True  # nothing is, any more
         watchers = (self._watcher, self._search, self._again, self._idle, self._latest)
         for watcher in (*watchers, *(peer.watcher for peer in self._peers)):
             if watcher is not None:

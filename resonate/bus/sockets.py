@@ -41,7 +41,7 @@ class Inbox:
         return int(self._socket.FD)
 
     def receive(self) -> bytes | None:
-        """The next frame, or None. Asked first, for an exception costs more than a frame."""
+        """The next frame, or None. Whether there is one is asked first: an exception costs more than a frame."""
         return self._socket.recv(_AT_ONCE) if int(self._socket.get(_EVENTS)) & _READABLE else None
 
     def mend(self, log: Logger) -> None:

@@ -540,3 +540,22 @@ def test_what_a_shard_is_still_at_work_on_holds_nothing_up(place: Place) -> None
         assert rig.until(sent) == [request]
     rig.close()
     context.destroy(linger=0)
+
+
+def test_a_worker_that_is_never_idle_sends_all_the_same(bus: BusRig) -> None:
+    more = bus.turns.loop.timer(0)
+
+    def busy() -> None:
+        more.start(busy)
+
+    busy()
+    bus.way.send(publish(b"e", 1000))
+    bus.until(lambda: bus.answers(1000))
+    more.stop()
+    more.close()
+
+
+def test_what_is_asked_after_the_end_is_asked_of_nobody(bus: BusRig) -> None:
+    bus.end()
+    bus.way.send(publish(b"e"))
+    bus.turns.turn()
