@@ -557,5 +557,6 @@ def test_a_worker_that_is_never_idle_sends_all_the_same(bus: BusRig) -> None:
 
 def test_what_is_asked_after_the_end_is_asked_of_nobody(bus: BusRig) -> None:
     bus.end()
+    idle = bus.turns.loop.activecnt
     bus.way.send(publish(b"e"))
-    bus.turns.turn()
+    assert bus.turns.loop.activecnt == idle
