@@ -1,17 +1,28 @@
 """The vocabulary of workers and shards. How it travels between processes is resonate.encoding's.
 
 A worker sends requests to the shard that is home to the channel (or, for what concerns an app as a whole, to the app);
-the shard answers, and tells workers what happens on the channels that they hold. Both directions are ordered. All are
-plain tuples of values that JSON can carry, apart from payloads, which are bytes that a shard never looks into.
+the shard answers, and tells workers what happens on the channels that they hold. Both directions are ordered. The
+annotations are the contract: what comes from another process has these types, or is refused. Payloads are bytes that a
+shard never looks into.
 
 `app` is an app id, `socket` a socket id, `ref` a number by which the sender knows the answer again.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
+from msgspec import Struct
+
+
+class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A value. It travels as an array of its fields; one that stands where others may, behind its number, the `tag`.
+
+    Requests and events share their numbers, which only ever grow at the end; frames have their own.
+    """
+
+    # gc=False: the collector need not look for cycles in messages, for they are in none.
 
 
 def user_key(user_id: Any) -> str:
@@ -19,14 +30,23 @@ def user_key(user_id: Any) -> str:
     return user_id if isinstance(user_id, str) else orjson.dumps(user_id).decode()
 
 
-class Member(NamedTuple):
+def _check_data(data: dict[str, Any]) -> None:
+    """Raises ValueError. Its types cannot say that."""
+    if not ("user_id" in data and "user_info" in data):
+        raise ValueError("a member has a user_id and a user_info")
+
+
+class Member(Message, frozen=True):
     """A presence member: the id as compared (a string) and the signed `channel_data` as it came."""
 
     user: str
     data: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        _check_data(self.data)
 
-class ChannelHolding(NamedTuple):
+
+class ChannelHolding(Message, frozen=True):
     """What somebody holds of one channel: subscriptions, and members as (user, data, connections).
 
     Who inherits it is told with `position` how far the channel's log has come; 0 where there are no other hosts.
@@ -38,11 +58,15 @@ class ChannelHolding(NamedTuple):
     members: list[tuple[str, dict[str, Any], int]]
     position: int = 0
 
+    def __post_init__(self) -> None:
+        for _, data, _ in self.members:
+            _check_data(data)
+
 
 # --- worker to shard -------------------------------------------------------------------------------------------------
 
 
-class Connect(NamedTuple):
+class Connect(Message, frozen=True, tag=0):
     """A connection asks for a place among the app's `limit` connections (None: unlimited)."""
 
     app: str
@@ -50,25 +74,25 @@ class Connect(NamedTuple):
     limit: int | None
 
 
-class Disconnect(NamedTuple):
+class Disconnect(Message, frozen=True, tag=1):
     """An admitted connection has gone."""
 
     app: str
 
 
-class Attach(NamedTuple):
+class Attach(Message, frozen=True, tag=2):
     """A connection holds its first subscription: it counts in `GET /connections` from now on."""
 
     app: str
 
 
-class Detach(NamedTuple):
+class Detach(Message, frozen=True, tag=3):
     """A connection holds no subscription any more."""
 
     app: str
 
 
-class Subscribe(NamedTuple):
+class Subscribe(Message, frozen=True, tag=4):
     """A connection joins a channel. Answered by `Subscribed`: the barrier before anything published later."""
 
     app: str
@@ -78,7 +102,7 @@ class Subscribe(NamedTuple):
     member: Member | None
 
 
-class Refresh(NamedTuple):
+class Refresh(Message, frozen=True, tag=5):
     """A connection that is on the channel asks again for what a new subscriber is told. Changes nothing."""
 
     app: str
@@ -87,7 +111,7 @@ class Refresh(NamedTuple):
     ref: int
 
 
-class Unsubscribe(NamedTuple):
+class Unsubscribe(Message, frozen=True, tag=6):
     """A connection leaves a channel; `user` when it was a presence member."""
 
     app: str
@@ -95,8 +119,8 @@ class Unsubscribe(NamedTuple):
     user: str | None
 
 
-class Publish(NamedTuple):
-    """An event for a channel. With a `ref` other than 0 it is answered: by `ChannelInfo` if `info` is wanted.
+class Publish(Message, frozen=True, tag=7):
+    """An event for a channel. With a `ref` other than 0 it is answered: by `Described` if `info` is wanted.
 
     `except_` is the socket id that does not get it, `keep_s` for how many seconds a late subscriber still does.
     """
@@ -110,16 +134,16 @@ class Publish(NamedTuple):
     info: bool = False
 
 
-class Describe(NamedTuple):
-    """Answered by `ChannelInfo`."""
+class Describe(Message, frozen=True, tag=8):
+    """Answered by `Described`."""
 
     ref: int
     app: str
     channel: str
 
 
-class ListChannels(NamedTuple):
-    """Answered by a dict of the occupied channels' names to `ChannelInfo`; by each shard, of those that it has.
+class ListChannels(Message, frozen=True, tag=9):
+    """Answered by `Listed`, of the channels that are occupied; by each shard, of those that it has.
 
     `cached`: whether the payloads kept for late subscribers are wanted too; `users`: whether the numbers of users are.
     """
@@ -131,7 +155,7 @@ class ListChannels(NamedTuple):
     users: bool = True
 
 
-class ListUsers(NamedTuple):
+class ListUsers(Message, frozen=True, tag=10):
     """Answered by a list of user ids as they first came, or None when the channel is unoccupied."""
 
     ref: int
@@ -139,14 +163,14 @@ class ListUsers(NamedTuple):
     channel: str
 
 
-class CountConnections(NamedTuple):
+class CountConnections(Message, frozen=True, tag=11):
     """Answered by the number of connections that hold a subscription."""
 
     ref: int
     app: str
 
 
-class Terminate(NamedTuple):
+class Terminate(Message, frozen=True, tag=12):
     """Every worker is to close the connections of a user. Answered by None once all have been told."""
 
     ref: int
@@ -154,14 +178,14 @@ class Terminate(NamedTuple):
     user: str
 
 
-class Inspect(NamedTuple):
+class Inspect(Message, frozen=True, tag=13):
     """Answered by each shard with a list of counters: its own, and those that workers have reported to it."""
 
     ref: int
     app: str = ""
 
 
-class HandOver(NamedTuple):
+class HandOver(Message, frozen=True, tag=22):
     """A worker hands connections over to another: what they hold on this shard is the heir's from here on.
 
     `apps` and `channels` are as in a declaration. `shard` is the number of the shard that is told. `certain`: it has
@@ -193,7 +217,7 @@ def plain_ref(request: Request) -> int:
 # --- shard to worker -------------------------------------------------------------------------------------------------
 
 
-class Connected(NamedTuple):
+class Connected(Message, frozen=True, tag=14):
     """The answer to `Connect`; `admitted` is False when the app is over its quota."""
 
     app: str
@@ -201,7 +225,7 @@ class Connected(NamedTuple):
     admitted: bool
 
 
-class Subscribed(NamedTuple):
+class Subscribed(Message, frozen=True, tag=15):
     """The answer to `Subscribe` and `Refresh`.
 
     `members` are the users of a presence channel as (id, user_info), in order of their joining; None on other kinds.
@@ -217,7 +241,7 @@ class Subscribed(NamedTuple):
     position: int = 0
 
 
-class Publication(NamedTuple):
+class Publication(Message, frozen=True, tag=16):
     """An event at its place in the channel's order; for every subscriber but `except_`. `keep_s` as in `Publish`.
 
     `position` is its place in the log that all hosts share, 0 where it has none.
@@ -231,14 +255,14 @@ class Publication(NamedTuple):
     position: int = 0
 
 
-class Superseded(NamedTuple):
+class Superseded(Message, frozen=True, tag=25):
     """The event that this worker remembers of a cache channel is not the last one any more; others know that."""
 
     app: str
     channel: str
 
 
-class MemberAdded(NamedTuple):
+class MemberAdded(Message, frozen=True, tag=17):
     """A user's first connection has joined; everybody but that connection (`except_`) is told."""
 
     app: str
@@ -246,16 +270,19 @@ class MemberAdded(NamedTuple):
     data: dict[str, Any]
     except_: str
 
+    def __post_init__(self) -> None:
+        _check_data(self.data)
 
-class MemberRemoved(NamedTuple):
+
+class MemberRemoved(Message, frozen=True, tag=18):
     """A user's last connection has gone. `id` is as it first came: a string or a number."""
 
     app: str
     channel: str
-    id: Any
+    id: str | int | float
 
 
-class Present(NamedTuple):
+class Present(Message, frozen=True, tag=19):
     """Who is on a presence channel, after a shard has died. What clients have not been told yet is news to them."""
 
     app: str
@@ -263,14 +290,14 @@ class Present(NamedTuple):
     members: list[tuple[Any, Any]]
 
 
-class Expel(NamedTuple):
+class Expel(Message, frozen=True, tag=20):
     """Close every connection of this user."""
 
     app: str
     user: str
 
 
-class Reached(NamedTuple):
+class Reached(Message, frozen=True, tag=27):
     """The log of a channel has come to this position, with nothing that this worker has not heard."""
 
     app: str
@@ -278,21 +305,47 @@ class Reached(NamedTuple):
     position: int
 
 
-class Standing(NamedTuple):
+class Standing(Message, frozen=True, tag=26):
     """How a shard stands with the other hosts: why it cannot reach them, empty where it can."""
 
     shard: int
     trouble: str
 
 
-class Answer(NamedTuple):
-    """The answer to a request that carried a `ref`."""
+class ChannelInfo(Message, frozen=True):
+    """What a shard knows of a channel: subscriptions, users (presence) and the payload kept for late subscribers."""
+
+    subscriptions: int
+    users: int
+    cached: bytes | None
+
+
+class Answer(Message, frozen=True, tag=21):
+    """The answer to a request that carried a `ref`, and asked neither for one channel nor for all."""
 
     ref: int
-    value: Any
+    value: list[Any] | int | None
 
 
-class HandedOver(NamedTuple):
+class Described(Message, frozen=True, tag=28):
+    """The answer to `Describe`, and to a `Publish` that wanted it."""
+
+    ref: int
+    value: ChannelInfo
+
+
+class Listed(Message, frozen=True, tag=29):
+    """The answer to `ListChannels`, by the channels' names."""
+
+    ref: int
+    value: dict[str, ChannelInfo]
+
+
+#: What a question is answered by.
+Reply = Answer | Described | Listed
+
+
+class HandedOver(Message, frozen=True, tag=23):
     """The answer to `HandOver`. What was before it on that shard's channels concerns the connections, what follows does
     not. `done` is False where there is no such heir: nothing has changed then.
 
@@ -306,7 +359,7 @@ class HandedOver(NamedTuple):
     beliefs: list[tuple[str, str, list[Any]]]
 
 
-class Inherit(NamedTuple):
+class Inherit(Message, frozen=True, tag=24):
     """What `origin` has handed over to this worker is its own from here on. `ref` and the rest are as in `HandOver`.
 
     `present` are the user ids on those presence channels of which this worker has not known before. `recovered`: a
@@ -335,26 +388,18 @@ Event = (
     | Superseded
     | Standing
     | Reached
-    | Answer
+    | Reply
 )
-
-
-class ChannelInfo(NamedTuple):
-    """What a shard knows of a channel: subscriptions, users (presence) and the payload kept for late subscribers."""
-
-    subscriptions: int
-    users: int
-    cached: bytes | None
 
 
 # --- between a worker and a shard that is new to it ------------------------------------------------------------------
 
 
-class Declaration(NamedTuple):
+class Declaration(Message, frozen=True):
     """All that a worker holds on a shard: connections by app as (app, connected, attached), and channels.
 
     `cached` are the last events of cache channels that it knows, as (app, channel, payload, seconds left, place);
-    `seen` the requests whose outcome it has lately seen, as (origin, seq, place). `requests` are those that it makes
+    `seen` the requests whose outcome it has lately seen. `requests` are those that it makes
     again, or has never sent, numbered from `first` on: what it holds is what it held before them. Up to the place
     `stable` every worker has dealt with everything. `inherited` are the (origin, seq) of what others have handed over
     to it, which is part of what it holds; of `bequests` the same, with what it is, and it is not part of that yet.
@@ -364,7 +409,7 @@ class Declaration(NamedTuple):
     apps: list[tuple[str, int, int]]
     channels: list[ChannelHolding]
     cached: list[tuple[str, str, bytes, int, int]]
-    seen: list[tuple[str, int, int]]
+    seen: list[Mark]
     first: int
     requests: list[Request]
     stable: int = 0
@@ -373,7 +418,7 @@ class Declaration(NamedTuple):
     positions: tuple[tuple[str, str, int], ...] = ()
 
 
-class Stamped(NamedTuple):
+class Stamped(Message, frozen=True):
     """What one request (or death) means for one receiver. `place` is its position in the shard's order.
 
     `origin` and `seq` name the request: its sender, and the sender's number for it.
@@ -385,7 +430,7 @@ class Stamped(NamedTuple):
     events: list[Event]
 
 
-class Ack(NamedTuple):
+class Ack(Message, frozen=True):
     """Tells a worker that `size` of its requests are done: the last is `seq`, at `place`, the others before it."""
 
     seq: int
@@ -393,7 +438,7 @@ class Ack(NamedTuple):
     size: int
 
 
-class Mark(NamedTuple):
+class Mark(Message, frozen=True):
     """Tells a worker how far the shard has come with another: the request `seq` of `origin` was done at `place`."""
 
     origin: str
@@ -404,14 +449,14 @@ class Mark(NamedTuple):
 # --- frames ----------------------------------------------------------------------------------------------------------
 
 
-class Hello(NamedTuple):
+class Hello(Message, frozen=True, tag=0):
     """A worker is there, and declares what it holds."""
 
     worker: str
     declaration: Declaration
 
 
-class Batch(NamedTuple):
+class Batch(Message, frozen=True, tag=1):
     """Requests of a worker, numbered from `first` on. `received` is the last parcel that it has dealt with."""
 
     worker: str
@@ -420,7 +465,7 @@ class Batch(NamedTuple):
     requests: list[Request]
 
 
-class Beat(NamedTuple):
+class Beat(Message, frozen=True, tag=2):
     """A worker lives. `counters` are what it has counted so far, None where only `received` is news.
 
     `urgent`: it waits until everybody has dealt with what it has asked for.
@@ -432,7 +477,7 @@ class Beat(NamedTuple):
     urgent: bool = False
 
 
-class Parcel(NamedTuple):
+class Parcel(Message, frozen=True, tag=3):
     """What a shard tells a worker. `shard` is its name, `number` counts the parcels to this worker from 1 on.
 
     Every worker has dealt with everything up to the place `stable`, which is -1 while the shard recovers. Events and

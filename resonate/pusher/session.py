@@ -12,6 +12,8 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import astuple
+
 from resonate.errors import Fault, PusherError
 from resonate.messages import (
     Attach,
@@ -131,7 +133,7 @@ class Session:
             "id": self.id,
             "user": self.user,
             "ref": self._ref,
-            "subscriptions": [[channel, member and list(member)] for channel, member in self.holdings()],
+            "subscriptions": [[channel, member and astuple(member)] for channel, member in self.holdings()],
             "rate": None if self._rate is None else self._rate.snapshot(now),
         }
 

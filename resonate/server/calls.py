@@ -9,7 +9,7 @@ from typing import Any, Final
 from resonate.api import Endpoint
 from resonate.errors import HttpError
 from resonate.http import Response, error_response
-from resonate.messages import Answer, Publish, Question
+from resonate.messages import Publish, Question, Reply
 from resonate.server.stats import Stats
 
 Respond = Callable[[Response], None]
@@ -63,7 +63,7 @@ class Calls:
         """Run it; `respond` is called once, at once or when the last answer has come."""
         self._advance(_Running(endpoint, respond), None)
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: Reply) -> None:
         """A shard has answered. What several shards know is put together: of dicts the union, of lists the sum."""
         waiting = self._waiting.get(answer.ref)
         if waiting is None:

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from resonate.encoding import EncodingError, decode, encode
 from resonate.messages import Batch, Beat, Frame, Hello, Parcel, Request
 from resonate.shard.cluster.cluster import Cluster
@@ -135,7 +137,7 @@ class Exchange:
             self._sequencer.declare(hello.worker, declaration, now)
         else:
             asked = [] if self._cluster.released else declaration.requests
-            self._sequencer.declare(hello.worker, declaration._replace(requests=asked), now)
+            self._sequencer.declare(hello.worker, replace(declaration, requests=asked), now)
             self._cluster.declare(hello.worker, declaration, now)
         self._seal(now)
         self._post(hello.worker, Delivery(), self._stable(), now)  # it waits to hear that it is known
@@ -160,9 +162,10 @@ class Exchange:
     def _resume(self, now: float) -> None:
         """Do what has been put off, as long as every worker that reads can follow."""
         while self._postponed and not self._outbox.congested(now):
-            worker, received, first, requests = self._postponed.popleft()
+            batch = self._postponed.popleft()
+            worker, first, requests = batch.worker, batch.first, batch.requests
             if len(requests) > STRIDE:
-                self._postponed.appendleft(Batch(worker, received, first + STRIDE, requests[STRIDE:]))
+                self._postponed.appendleft(replace(batch, first=first + STRIDE, requests=requests[STRIDE:]))
                 requests = requests[:STRIDE]
             self.counters["requests"] += len(requests)
             if self._cluster is None:

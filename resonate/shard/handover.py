@@ -80,10 +80,11 @@ def holdings(holders: Iterable[Holder], shards: int) -> list[Holding]:
 
 def given_up(holding: Holding) -> Iterator[Request]:
     """The requests by which that is given up."""
-    for app, channel, subscriptions, members, _ in holding.channels:
-        for user, _, connections in members:
-            yield from [Unsubscribe(app, channel, user)] * connections
-        yield from [Unsubscribe(app, channel, None)] * (subscriptions - sum(count for *_, count in members))
+    for held in holding.channels:
+        for user, _, connections in held.members:
+            yield from [Unsubscribe(held.app, held.channel, user)] * connections
+        others = held.subscriptions - sum(count for *_, count in held.members)
+        yield from [Unsubscribe(held.app, held.channel, None)] * others
     for app, connected, attached in holding.apps:
         yield from [Detach(app)] * attached
         yield from [Disconnect(app)] * connected

@@ -47,10 +47,10 @@ class Holdings:
         self._channels: dict[tuple[str, str], _Channel] = {}
         for app, connected, attached in past.apps:
             self._connected[app], self._attached[app] = connected, attached
-        for app, name, subscriptions, members, _ in past.channels:
-            channel = self._channels[app, name] = _Channel()
-            channel.subscriptions = subscriptions
-            channel.members = {user: (data, connections) for user, data, connections in members}
+        for held in past.channels:
+            channel = self._channels[held.app, held.channel] = _Channel()
+            channel.subscriptions = held.subscriptions
+            channel.members = {user: (data, connections) for user, data, connections in held.members}
 
     def __len__(self) -> int:
         return len(self._channels)
@@ -84,15 +84,15 @@ class Holdings:
         for app, connected, attached in moved.apps:
             self._connected[app] += sign * connected
             self._attached[app] += sign * attached
-        for app, name, subscriptions, members, _ in moved.channels:
-            channel = self._channels.setdefault((app, name), _Channel())
-            channel.subscriptions += sign * subscriptions
-            for user, data, connections in members:
+        for held in moved.channels:
+            channel = self._channels.setdefault((held.app, held.channel), _Channel())
+            channel.subscriptions += sign * held.subscriptions
+            for user, data, connections in held.members:
                 data, before = channel.members.pop(user, (data, 0))
                 if before + sign * connections:
                     channel.members[user] = (data, before + sign * connections)
             if not channel.subscriptions:
-                del self._channels[app, name]
+                del self._channels[held.app, held.channel]
 
     def apps(self) -> list[tuple[str, int, int]]:
         """Connections by app: connected, attached."""
@@ -158,17 +158,18 @@ class Views:
     def handed_over(self, request: HandOver) -> list[tuple[str, str, list[Any]]]:
         """From here on another worker tells them; what they have been told so far, as user ids by channel."""
         beliefs = []
-        for app, channel, subscriptions, members, _ in request.channels:
-            if members:
-                beliefs.append((app, channel, list(self._users.get((app, channel), {}).values())))
-                self._less(app, channel, subscriptions)
+        for held in request.channels:
+            if held.members:
+                users = self._users.get((held.app, held.channel), {})
+                beliefs.append((held.app, held.channel, list(users.values())))
+                self._less(held.app, held.channel, held.subscriptions)
         return beliefs
 
     def _inherited(self, event: Inherit) -> None:
         """What those who come with it have been told is the truth as of now, and so is what others here have been."""
-        for app, channel, subscriptions, members, _ in event.channels:
-            if members:
-                self._members[app, channel] += subscriptions
+        for held in event.channels:
+            if held.members:
+                self._members[held.app, held.channel] += held.subscriptions
         for app, channel, present in event.present:
             self._users[app, channel] = {user_key(id_): id_ for id_ in present}
 

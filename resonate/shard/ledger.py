@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import ItemsView
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from resonate.errors import ResonateError
 from resonate.messages import (
     Answer,
@@ -21,6 +23,7 @@ from resonate.messages import (
     HandedOver,
     HandOver,
     Inherit,
+    Mark,
     MemberAdded,
     MemberRemoved,
     Parcel,
@@ -84,7 +87,7 @@ class Ledger:
         self._next = past.first
         self._unsent: list[Request] = []
         self._seen: dict[str, int] = {}
-        self._tail: deque[tuple[str, int, int]] = deque(maxlen=KEEP_REQUESTS)
+        self._tail: deque[Mark] = deque(maxlen=KEEP_REQUESTS)
         self._holdings = Holdings(past)
         self._cached = EventCache(CACHE_BYTES)
         self._views = Views(past)
@@ -142,7 +145,7 @@ class Ledger:
         if len(self._positions) > 2 * len(self._holdings) + SPARE_POSITIONS:
             requests = [entry.request for entry in (*self._under_way, *self._done)]
             asked = {(request.app, request.channel) for request in requests if isinstance(request, Subscribe)}
-            asked |= {held[:2] for *_, event in self._bequests for held in event.channels}
+            asked |= {(held.app, held.channel) for *_, event in self._bequests for held in event.channels}
             kept = ((key, at) for key, at in self._positions.items() if key in self._holdings or key in asked)
             self._positions = dict(kept)
 
@@ -162,7 +165,7 @@ class Ledger:
         for entry in self._under_way:
             if entry.granted is not None:  # it has been acted upon: the successor is told, and not asked again
                 entry.request = _decided(entry.request, entry.granted)
-        seen = [*self._tail, *((self._worker, entry.seq, entry.place) for entry in self._under_way if entry.place)]
+        seen = [*self._tail, *(Mark(self._worker, entry.seq, entry.place) for entry in self._under_way if entry.place)]
         past, self._past_cached = self._past_cached, []
         for app, channel, payload, left, place in past:
             self._cached.put((app, channel), payload, now, left, place)
@@ -190,14 +193,14 @@ class Ledger:
         if parcel.number != self.received + 1:
             raise LostError(f"parcel {self.received + 1} of the shard has been lost")
         self.received = parcel.number
-        self._tail.extend(map(tuple, parcel.marks))  # type: ignore[arg-type]
+        self._tail.extend(parcel.marks)
         fresh: list[Event] = []
         for stamped in parcel.events:
-            origin, seq, place, events = stamped
+            origin, seq, place, events = stamped.origin, stamped.seq, stamped.place, stamped.events
             if self._seen.get(origin, 0) >= seq:
                 continue
             self._remember(origin, seq)
-            self._tail.append((origin, seq, place))
+            self._tail.append(Mark(origin, seq, place))
             fresh += self._noted(stamped, events, now)
         for ack in parcel.acks:
             fresh += self._acknowledged(ack.seq, ack.place, now)
@@ -217,8 +220,7 @@ class Ledger:
         for event in events:
             if type(event) in _PRESENCE:
                 if isinstance(event, Inherit):
-                    self._bequests.append((stamped.place, stamped.origin, stamped.seq, event))
-                    self._positions |= {held[:2]: held.position for held in event.channels if held.position}
+                    self._bequeathed(stamped, event)
                 elif isinstance(event, Subscribed) and event.position:
                     self._positions[event.app, event.channel] = event.position
                 heard += self._views.told(event)
@@ -241,6 +243,12 @@ class Ledger:
             heard.append(event)
         return heard
 
+    def _bequeathed(self, stamped: Stamped, event: Inherit) -> None:
+        self._bequests.append((stamped.place, stamped.origin, stamped.seq, event))
+        for held in event.channels:
+            if held.position:
+                self._positions[held.app, held.channel] = held.position
+
     def _decided(self, seq: int, granted: bool) -> None:
         first = self._under_way[0].seq
         if seq >= first:
@@ -253,13 +261,13 @@ class Ledger:
         if not event.done or not isinstance(request, HandOver):
             return event
         self._under_way[seq - self._under_way[0].seq].request = self._cut(request)
-        return event._replace(beliefs=self._views.handed_over(request))
+        return replace(event, beliefs=self._views.handed_over(request))
 
     def _cut(self, request: HandOver) -> HandOver:
         """The same, with how far the channels' logs had come there: a successor could not know."""
         at = self._positions
-        channels = [held._replace(position=at.get((held.app, held.channel), 0)) for held in request.channels]
-        return request._replace(channels=channels)
+        channels = [replace(held, position=at.get((held.app, held.channel), 0)) for held in request.channels]
+        return replace(request, channels=channels)
 
     def _acknowledged(self, seq: int, place: int, now: float) -> list[Event]:
         """Requests up to `seq` are done; the answers of those that have no other."""
@@ -291,14 +299,14 @@ class Ledger:
             entry = done.popleft()
             if type(entry.request) is not Publish:  # holds nothing; and there are many
                 self._holdings.apply(entry.request, entry.granted)
-        while tail and tail[0][2] <= stable:
+        while tail and tail[0].place <= stable:
             tail.popleft()
 
 
 def _decided(request: Request, granted: bool) -> Request:
     """The same request, with an outcome that is certain."""
     if isinstance(request, Connect):
-        return request._replace(limit=None if granted else 0)
+        return replace(request, limit=None if granted else 0)
     if isinstance(request, HandOver):
-        return request._replace(certain=True) if granted else request._replace(heir="")
+        return replace(request, certain=True) if granted else replace(request, heir="")
     return request

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from resonate.messages import Declaration
 from resonate.shard.homes import home_of_app, home_of_channel
 from resonate.shard.ledger import Ledger
@@ -27,7 +29,7 @@ def resharded(worker: str, ledgers: Sequence[Ledger], shards: int, now: float) -
             pasts[home_of_channel(event[0], event[1], shards)].cached.append(event)
         for app_id, name, position in held.positions:
             places[home_of_channel(app_id, name, shards)].append((app_id, name, position))
-    made = [Ledger(worker, past._replace(positions=tuple(at))) for past, at in zip(pasts, places, strict=True)]
+    made = [Ledger(worker, replace(past, positions=tuple(at))) for past, at in zip(pasts, places, strict=True)]
     for ledger in ledgers:
         for (app_id, name), users in ledger.beliefs():
             made[home_of_channel(app_id, name, shards)].believe(app_id, name, users)

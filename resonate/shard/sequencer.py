@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import replace
+
 from resonate.messages import Ack, Declaration, Event, HandOver, Inherit, Mark, Request, Stamped, plain_ref
 from resonate.shard.shard import Outgoing, Shard
 
@@ -76,11 +78,10 @@ class Sequencer:
         self.workers.add(worker)
         self._shard.join(worker)
         self._shard.declare(worker, declaration, now)
-        for origin, seq, place in declaration.seen:
-            self._seen[origin, seq] = place
+        self._seen |= {(mark.origin, mark.seq): mark.place for mark in declaration.seen}
         self._inherited.update(declaration.inherited)
         self._bequests |= {(origin, seq): (worker, event) for origin, seq, event in declaration.bequests}
-        places = [place for *_, place in declaration.seen] + [item[4] for item in declaration.cached]
+        places = [mark.place for mark in declaration.seen] + [item[4] for item in declaration.cached]
         self.place = max(self.place, declaration.stable, *places)
         self._stable = max(self._stable, declaration.stable)
         self._next[worker] = declaration.first
@@ -189,11 +190,11 @@ class Sequencer:
     def _hand_over(self, origin: str, seq: int, request: HandOver, now: float, place: int) -> Outgoing:
         """The heir may have declared it already; and what clients believe of presence has to be looked at."""
         if (origin, seq) in self._inherited:
-            request = request._replace(heir="", certain=True)
+            request = replace(request, heir="", certain=True)
         outgoing: Outgoing = []
         for receiver, event in self._handle(origin, seq, request, now, place):
             if isinstance(event, Inherit):
-                event = event._replace(recovered=True)
+                event = replace(event, recovered=True)
             outgoing.append((receiver, event))
         return outgoing
 

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from resonate.counters import add
 from resonate.messages import (
     Answer,
@@ -21,6 +23,7 @@ from resonate.messages import (
     CountConnections,
     Declaration,
     Describe,
+    Described,
     Detach,
     Disconnect,
     Event,
@@ -30,6 +33,7 @@ from resonate.messages import (
     Inherit,
     Inspect,
     ListChannels,
+    Listed,
     ListUsers,
     MemberAdded,
     MemberRemoved,
@@ -233,8 +237,8 @@ class Shard:
         Where it has been done before, by a shard that has died, the heir has declared them (and stands in the request
         no more), or has died with them.
         """
-        ref, heir, number, certain, apps, channels = request
-        if heir not in self._workers and not certain:
+        ref, heir, number, apps, channels = request.ref, request.heir, request.shard, request.apps, request.channels
+        if heir not in self._workers and not request.certain:
             return [(worker, HandedOver(ref, number, False, []))]
         outgoing: Outgoing = [(worker, HandedOver(ref, number, True, []))]
         if heir in self._workers:
@@ -257,7 +261,7 @@ class Shard:
     def _at_its_position(self, worker: str, holding: ChannelHolding) -> ChannelHolding:
         """With how far the log has come; where it has been told before, by a shard that has died, it stays so."""
         at = self._app(holding.app).channels[holding.channel].position
-        return holding._replace(position=at) if at and not holding.position else holding
+        return replace(holding, position=at) if at and not holding.position else holding
 
     def _news(self, heir: str, channels: list[ChannelHolding]) -> list[tuple[str, str, list[Any]]]:
         """Who is on the presence channels among these of which the heir has known nothing before."""
@@ -271,17 +275,19 @@ class Shard:
     # --- events ------------------------------------------------------------------------------------------------------
 
     def _publish(self, app: _App, worker: str, request: Publish, now: float) -> Outgoing:
-        ref, app_id, name, payload, except_, keep_s, info = request
+        app_id, name, payload, keep_s = request.app, request.channel, request.payload, request.keep_s
         channel = app.channels.get(name)
         outgoing: Outgoing = []
         if channel is not None:
-            publication = Publication(app_id, name, payload, except_, keep_s)
+            publication = Publication(app_id, name, payload, request.except_, keep_s)
             outgoing = [(holder, publication) for holder in channel.interest]
         if keep_s:
             self._cache.put((app_id, name), payload, now, keep_s, self._place)
             outgoing += self._superseded(app_id, name, {worker, *(holder for holder, _ in outgoing)})
-        if ref:
-            outgoing.append((worker, Answer(ref, self._info(app, app_id, name, now) if info else None)))
+        if request.ref and request.info:
+            outgoing.append((worker, Described(request.ref, self._info(app, app_id, name, now))))
+        elif request.ref:
+            outgoing.append((worker, Answer(request.ref, None)))
         return outgoing
 
     def _superseded(self, app_id: str, name: str, knowers: set[str]) -> Outgoing:
@@ -300,7 +306,7 @@ class Shard:
         return channel.info(self._cache.get((app_id, name), now))
 
     def _describe(self, app: _App, worker: str, request: Describe, now: float) -> Outgoing:
-        return [(worker, Answer(request.ref, self._info(app, request.app, request.channel, now)))]
+        return [(worker, Described(request.ref, self._info(app, request.app, request.channel, now)))]
 
     def _list_channels(self, app: _App, worker: str, request: ListChannels, now: float) -> Outgoing:
         found = {
@@ -308,7 +314,7 @@ class Shard:
             for name, channel in app.channels.items()
             if name.startswith(request.prefix) and channel.interest
         }
-        return [(worker, Answer(request.ref, found))]
+        return [(worker, Listed(request.ref, found))]
 
     def _list_users(self, app: _App, worker: str, request: ListUsers, now: float) -> Outgoing:
         channel = app.channels.get(request.channel)

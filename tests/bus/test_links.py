@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 import zmq
+from msgspec.structs import replace
 
 from resonate.bus.client import BusLink
 from resonate.bus.directory import pid_of
@@ -39,6 +40,7 @@ from resonate.messages import (
     Publication,
     Publish,
     Refresh,
+    Reply,
     Request,
     Subscribe,
     Subscribed,
@@ -83,12 +85,12 @@ class Rig:
         return found
 
     def answers(self, ref: int) -> list[Any]:
-        return [event.value for event in self.events if isinstance(event, Answer) and event.ref == ref]
+        return [event.value for event in self.events if isinstance(event, Reply) and event.ref == ref]
 
     def settle(self, app: str = "app", channel: str = "a") -> list[Event]:
         """What has come before the answer to a last question about a channel; nothing is left."""
         self.ask(lambda ref: Describe(ref, app, channel))
-        events: list[Event] = [event for event in self.events if not isinstance(event, Answer | Present)]
+        events: list[Event] = [event for event in self.events if not isinstance(event, Reply | Present)]
         self.events.clear()
         return events
 
@@ -245,7 +247,7 @@ def test_a_publication_is_acknowledged_behind_its_event(rig: Rig) -> None:
 
 def test_a_publication_may_be_answered_with_what_is_known_of_the_channel(rig: Rig) -> None:
     rig.way.send(subscribe(1, "p", 1))
-    found = rig.ask(lambda ref: publish(b"kept", ref, "p", keep_s=60)._replace(info=True))
+    found = rig.ask(lambda ref: replace(publish(b"kept", ref, "p", keep_s=60), info=True))
     assert found == [ChannelInfo(1, 1, b"kept")]
 
 

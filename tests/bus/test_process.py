@@ -11,16 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from resonate.bus.directory import pid_of
 from resonate.bus.spawn import spawn
 from resonate.encoding import encode
 from resonate.messages import (
-    Answer,
     Batch,
     Beat,
     Declaration,
     Describe,
+    Described,
     Expel,
     Hello,
     Member,
@@ -123,11 +124,11 @@ def test_it_waits_for_the_workers_that_it_finds(place: Place) -> None:
     one, other = place.worker(), place.worker(of=mortal)
     _, name = place.ready_shard()
     one.connect(name)
-    one.send(Hello(one.name, NOTHING._replace(requests=[Describe(1, "app", "a")])))
+    one.send(Hello(one.name, replace(NOTHING, requests=[Describe(1, "app", "a")])))
     assert one.receive() == Parcel(name, 1, -1, [], [], [])
     other.connect(name)
     other.send(Hello(other.name, NOTHING))
-    assert isinstance(one.event(), Answer)
+    assert isinstance(one.event(), Described)
 
 
 def test_it_does_not_wait_for_the_dead(place: Place) -> None:
@@ -136,10 +137,10 @@ def test_it_does_not_wait_for_the_dead(place: Place) -> None:
     place.worker(of=mortal)
     _, name = place.ready_shard()
     one.connect(name)
-    one.send(Hello(one.name, NOTHING._replace(requests=[Describe(1, "app", "a")])))
+    one.send(Hello(one.name, replace(NOTHING, requests=[Describe(1, "app", "a")])))
     assert one.receive().events == []
     mortal.die()
-    assert isinstance(one.event(), Answer)
+    assert isinstance(one.event(), Described)
 
 
 def test_a_worker_that_does_not_say_what_it_holds_is_killed(place: Place) -> None:
@@ -148,8 +149,8 @@ def test_a_worker_that_does_not_say_what_it_holds_is_killed(place: Place) -> Non
     place.worker(of=silent)
     shard, name = place.ready_shard(timeout_s=0.5)
     one.connect(name)
-    one.send(Hello(one.name, NOTHING._replace(requests=[Describe(1, "app", "a")])))
-    assert isinstance(one.event(), Answer)
+    one.send(Hello(one.name, replace(NOTHING, requests=[Describe(1, "app", "a")])))
+    assert isinstance(one.event(), Described)
     assert f"killing worker {pid_of(silent.worker)}: it does not say what it holds" in shard.log
 
 
@@ -206,7 +207,7 @@ def test_garbage_is_logged_and_dropped_and_it_lives_on(place: Place) -> None:
     for data in garbage:
         worker.send(data)
     worker.send(Batch(worker.name, 1, 1, [Publish(7, "app", "a", b"e", None, 0, info=True)]))
-    assert isinstance(worker.event(), Answer)
+    assert isinstance(worker.event(), Described)
     assert shard.log.count("dropped a frame") == len(garbage)
     assert "Traceback" not in shard.log
 
@@ -219,14 +220,14 @@ def test_a_frame_of_somebody_with_no_name_is_dropped_and_it_lives_on(place: Plac
     worker.send(Batch(worker.name, 1, 1, [Describe(7, "app", "a")]))
     eventually(lambda: worker.is_told or not shard.lives)
     assert shard.lives, shard.log
-    assert isinstance(worker.event(), Answer)
+    assert isinstance(worker.event(), Described)
 
 
 def test_a_request_that_fails_is_logged_and_it_lives_on(place: Place) -> None:
     shard, name = place.ready_shard()
     worker = greeted(place, name)
     worker.send(Batch(worker.name, 1, 1, [Unsubscribe("app", "nowhere", None), Describe(7, "app", "a")]))
-    assert isinstance(worker.event(), Answer)
+    assert isinstance(worker.event(), Described)
     eventually(lambda: "KeyError" in shard.log)
     assert "a request could not be handled" in shard.log
     assert shard.lives
@@ -356,7 +357,7 @@ def test_a_directory_that_has_vanished_is_made_anew(place: Place) -> None:
     eventually(lambda: "had vanished, and has been made anew" in shard.log)
     assert place.directory.path.stat().st_mode & 0o777 == 0o700
     worker.send(Batch(worker.name, 1, 1, [Describe(7, "app", "a")]))
-    assert isinstance(worker.event(), Answer), "who is connected stays so"
+    assert isinstance(worker.event(), Described), "who is connected stays so"
     greeted(place, name)
 
 

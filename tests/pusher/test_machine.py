@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from resonate.messages import (
-    Answer,
     ChannelInfo,
     Connect,
     Connected,
@@ -31,6 +30,7 @@ from resonate.messages import (
     MemberRemoved,
     Publication,
     Publish,
+    Reply,
     Request,
     Subscribed,
     Terminate,
@@ -171,7 +171,7 @@ class Network(RuleBasedStateMachine):
     def ask(self, request: Request) -> Any:
         """A question by nobody in the game; answered at once."""
         ((_, event),) = self.shard.handle("observer", request, 0)
-        return event.value if isinstance(event, Answer) else event
+        return event.value if isinstance(event, Reply) else event
 
     def apply(self, client: Client, effects: list[Effect]) -> None:
         """What a worker does with the effects of a session."""

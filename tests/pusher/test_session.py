@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from resonate.errors import Fault
 from resonate.messages import Attach, Detach, Disconnect, Member, Publish, Refresh, Subscribe, Unsubscribe
@@ -363,7 +364,7 @@ def test_client_event_on_a_private_channel(data: Any) -> None:
     session = opened()
     joined(session, "private-x")
     publish, sent = payload(session, whisper(data))
-    assert publish._replace(payload=b"") == Publish(0, "app1", "private-x", b"", ID, 0)
+    assert replace(publish, payload=b"") == Publish(0, "app1", "private-x", b"", ID, 0)
     assert sent == {"event": "client-typing", "channel": "private-x", "data": data}
 
 

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import pytest
 
 from resonate.messages import (
-    Answer,
     Attach,
     Batch,
     ChannelInfo,
@@ -18,6 +17,7 @@ from resonate.messages import (
     Connected,
     CountConnections,
     Describe,
+    Described,
     Event,
     Hello,
     Inspect,
@@ -27,6 +27,7 @@ from resonate.messages import (
     MemberRemoved,
     Publication,
     Publish,
+    Reply,
     Request,
     Standing,
     Subscribe,
@@ -67,8 +68,8 @@ class Worker:
         """The answer; all other events are forgotten. Each question has a `ref` of its own."""
         self.send(request)
 
-        def answers() -> list[Answer]:
-            return [event for event in self.events if isinstance(event, Answer) and event.ref == request.ref]
+        def answers() -> list[Reply]:
+            return [event for event in self.events if isinstance(event, Reply) and event.ref == request.ref]
 
         (answer,) = self.turns.until(answers)
         self.events.clear()
@@ -245,7 +246,7 @@ def test_no_edge_is_told(work: Callable[..., Worker]) -> None:
     worker.join()
     worker.send(Describe(1, "app", "p"))
     worker.turns.until(lambda: worker.events)
-    assert worker.events == [Answer(1, ChannelInfo(2, 2, None))]
+    assert worker.events == [Described(1, ChannelInfo(2, 2, None))]
 
 
 def test_life_goes_on(work: Callable[..., Worker]) -> None:

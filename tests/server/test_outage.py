@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from resonate.messages import Standing
 from resonate.pusher import signatures
@@ -99,7 +100,7 @@ def test_it_says_how_this_host_stands_with_the_others(
 
 def test_the_outage_is_over_when_every_shard_says_so(start: Start) -> None:
     world = start(enabled=True)
-    world.hub.receive([AWAY, AWAY._replace(shard=1), BACK, BACK])
+    world.hub.receive([AWAY, replace(AWAY, shard=1), BACK, BACK])
     assert world.context.health.degraded
     assert not world.context.health.reason, "its clients are served"
     world.hub.receive([Standing(1, "another reason"), Standing(1, "")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from resonate.encoding import EncodingError, decode, encode
 from resonate.messages import (
@@ -23,6 +24,7 @@ from resonate.messages import (
     Parcel,
     Publication,
     Publish,
+    Reply,
     Request,
     Stamped,
     Subscribe,
@@ -100,7 +102,7 @@ def publish(ref: int, payload: bytes = b"e", channel: str = "a") -> Publish:
 
 
 def refs(events: list[Event]) -> list[int]:
-    return [event.ref for event in events if isinstance(event, Answer)]
+    return [event.ref for event in events if isinstance(event, Reply)]
 
 
 # --- the ordinary course ---------------------------------------------------------------------------------------------
@@ -290,7 +292,7 @@ def test_a_worker_that_does_not_declare_is_given_up_after_the_time_out() -> None
 
 def test_nothing_is_stable_before_all_have_declared() -> None:
     world = World(expected=("a", "b"))
-    world.hello("a", NOTHING._replace(seen=[("b", 3, 40)]))
+    world.hello("a", replace(NOTHING, seen=[("b", 3, 40)]))
     world.exchange.beat(1.0)
     assert {parcel.stable for parcel in world.read("a")} == {-1}
     world.hello("b")
@@ -375,7 +377,7 @@ def test_who_goes_with_a_worker_is_said_to_have_left() -> None:
 
 def inspected(world: World, worker: str) -> list[dict[str, Any]]:
     world.ask(worker, Inspect(99))
-    (answer,) = [event for event in world.events(worker) if isinstance(event, Answer)]
+    (answer,) = [event for event in world.events(worker) if isinstance(event, Reply)]
     found: list[dict[str, Any]] = answer.value
     return found
 

@@ -505,11 +505,14 @@ class Handing(RuleBasedStateMachine):
         """What a worker would declare is what its clients hold."""
         declared = worker.ledgers[index].declaration(self.now)
         holders = [
-            Holder("app", [(channel, Member(client.user, {})) for channel in client.on])
+            Holder(
+                "app",
+                [(channel, Member(client.user, {"user_id": client.user, "user_info": None})) for channel in client.on],
+            )
             for client in worker.clients.values()
         ]
-        held = {name: count for _, name, count, *_ in holdings(holders, SHARDS)[index].channels}
-        assert {name: count for _, name, count, *_ in declared.channels} == held
+        held = {each.channel: each.subscriptions for each in holdings(holders, SHARDS)[index].channels}
+        assert {each.channel: each.subscriptions for each in declared.channels} == held
 
 
 TestHanding = Handing.TestCase

@@ -7,21 +7,25 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import astuple, replace
 
 from resonate.messages import (
     Ack,
     Answer,
     Attach,
+    Batch,
     ChannelHolding,
     Connect,
     Connected,
     CountConnections,
     Declaration,
     Describe,
+    Described,
     Detach,
     Disconnect,
     Event,
     ListChannels,
+    Listed,
     ListUsers,
     Mark,
     Member,
@@ -108,11 +112,11 @@ def test_requests_leave_once_with_their_numbers() -> None:
     ledger.add(subscribe())
     ledger.add(publish())
     batch = ledger.batch()
-    assert batch == ("me", 0, 1, [subscribe(), publish()])
+    assert batch == Batch("me", 0, 1, [subscribe(), publish()])
     assert ledger.batch() is None
     ledger.receive(Parcel("s", 1, 0, [], [], []), 0)
     ledger.add(publish(5))
-    assert ledger.batch() == ("me", 1, 3, [publish(5)])
+    assert ledger.batch() == Batch("me", 1, 3, [publish(5)])
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])
@@ -134,7 +138,7 @@ def test_it_is_behind_with_too_many_requests_under_way() -> None:
 
 def test_what_has_no_other_answer_is_answered_once_it_is_done() -> None:
     book = Book()
-    book.ask(publish(7), publish(), publish(8)._replace(info=True), Terminate(9, "app", "ann"), publish(10))
+    book.ask(publish(7), publish(), replace(publish(8), info=True), Terminate(9, "app", "ann"), publish(10))
     assert book.hear(acks=(Ack(4, 4, 4),)) == [Answer(7, None), Answer(9, None)]
     book.declared()
     assert book.hear(acks=(Ack(4, 4, 4), Ack(5, 5, 1))) == [Answer(10, None)]
@@ -151,7 +155,7 @@ def test_what_is_not_done_is_declared_as_requests() -> None:
     book = Book()
     book.ask(subscribe())
     book.ledger.add(publish())  # has not even been sent
-    assert book.declared() == NOTHING._replace(requests=[subscribe(), publish()])
+    assert book.declared() == replace(NOTHING, requests=[subscribe(), publish()])
     assert book.ledger.batch() is None, "they have been sent with the declaration"
 
 
@@ -160,7 +164,7 @@ def test_what_is_done_and_not_stable_is_declared_as_requests_with_their_places()
     book.ask(subscribe(), publish(), publish())
     book.hear(acks=(Ack(2, 5, 2),), stable=3)
     assert book.declared() == Declaration(
-        [], [], [], [("me", 1, 4), ("me", 2, 5)], 1, [subscribe(), publish(), publish()], 3
+        [], [], [], [Mark("me", 1, 4), Mark("me", 2, 5)], 1, [subscribe(), publish(), publish()], 3
     )
 
 
@@ -192,9 +196,9 @@ def test_numbers_go_on_after_a_declaration() -> None:
     book.hear(acks=(Ack(1, 1, 1),), stable=1)
     assert book.declared().first == 2
     book.ledger.add(publish(3))
-    assert book.ledger.batch() == ("me", 0, 3, [publish(3)])
+    assert book.ledger.batch() == Batch("me", 0, 3, [publish(3)])
     book.hear(acks=(Ack(3, 3, 2),), stable=3)
-    assert book.declared() == NOTHING._replace(first=4, stable=3)
+    assert book.declared() == replace(NOTHING, first=4, stable=3)
 
 
 @pytest.mark.parametrize(("admitted", "limit"), [(True, None), (False, 0), (None, 5)])
@@ -217,9 +221,9 @@ def test_a_connection_that_was_refused_is_not_held() -> None:
 def test_what_has_been_seen_of_others_is_declared_until_it_is_stable() -> None:
     book = Book()
     book.hear(theirs(3, 8, publication()), marks=(Mark("third", 2, 7),), stable=5)
-    assert sorted(book.declared().seen) == [("other", 3, 8), ("third", 2, 7)]
+    assert sorted(book.declared().seen, key=str) == [Mark("other", 3, 8), Mark("third", 2, 7)]
     book.hear(stable=7)
-    assert book.declared().seen == [("other", 3, 8)]
+    assert book.declared().seen == [Mark("other", 3, 8)]
     book.hear(stable=8)
     assert book.declared().seen == []
 
@@ -237,7 +241,8 @@ def test_a_past_is_held() -> None:
     assert book.declared() == past
     book.ask(Unsubscribe("app", "p", "1"), Disconnect("app"))
     book.hear(acks=(Ack(2, 2, 2),), stable=2)
-    assert book.declared()[:2] == ([("app", 1, 1)], [])
+    assert book.declared().apps == [("app", 1, 1)]
+    assert book.declared().channels == []
 
 
 # --- clients hear everything once ------------------------------------------------------------------------------------
@@ -291,7 +296,7 @@ def test_an_event_that_is_done_again_does_not_replace_a_later_one() -> None:
 
 
 def test_what_was_kept_before_there_was_a_shard_survives_its_death_too() -> None:
-    book = Book(NOTHING._replace(cached=[("app", "cache-a", b"kept", 60, 0)]))
+    book = Book(replace(NOTHING, cached=[("app", "cache-a", b"kept", 60, 0)]))
     assert [row[2] for row in book.declared().cached] == [b"kept"]
     assert [row[2] for row in book.declared(10).cached] == [b"kept"]
 
@@ -316,7 +321,7 @@ def test_what_has_been_seen_is_not_kept_for_ever_though_a_worker_hangs() -> None
     for place in range(1, count + 1):
         book.hear(theirs(place, place))
     assert len(book.declared().seen) == KEEP_REQUESTS
-    assert ("other", count, count) in book.declared().seen
+    assert Mark("other", count, count) in book.declared().seen
 
 
 def test_cached_events_are_bounded() -> None:
@@ -407,7 +412,7 @@ def test_who_has_nobody_on_a_channel_is_told_nothing_of_it() -> None:
 
 
 def test_who_was_there_before_there_was_a_shard_is_known() -> None:
-    book = Book(NOTHING._replace(channels=[ChannelHolding("app", "p", 1, [("1", data(1), 1)])]))
+    book = Book(replace(NOTHING, channels=[ChannelHolding("app", "p", 1, [("1", data(1), 1)])]))
     one, both = Present("app", "p", [(1, None)]), Present("app", "p", [(1, None), (2, None)])
     assert book.hear(Stamped("s", 1, 1, [one])) == [one]
     assert book.hear(Stamped("s", 2, 2, [both])) == [added(2), both]
@@ -419,8 +424,8 @@ def test_who_was_there_before_there_was_a_shard_is_known() -> None:
 def described(shard: Shard) -> dict[str, tuple[int, int, bytes | None]]:
     """Each channel: subscriptions, users, the cached event."""
     ((_, answer),) = shard.handle("asking", ListChannels(1, "app", "", True), 0)
-    assert isinstance(answer, Answer)
-    return {name: tuple(info) for name, info in answer.value.items()}
+    assert isinstance(answer, Listed)
+    return {name: astuple(info) for name, info in answer.value.items()}
 
 
 def state(shard: Shard) -> Any:
@@ -428,7 +433,7 @@ def state(shard: Shard) -> Any:
 
     def asked(request: Request) -> Any:
         ((_, answer),) = shard.handle("asking", request, 0)
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, Answer | Described)
         return sorted(answer.value) if isinstance(answer.value, list) else answer.value
 
     channels = described(shard)
@@ -480,7 +485,7 @@ class Clients:
 def held(declaration: Declaration) -> list[ChannelHolding]:
     """The channels; who joined first of those on several workers is not told, so users have no order here."""
     channels = [
-        channel._replace(members=sorted(channel.members, key=lambda member: member[0]))
+        replace(channel, members=sorted(channel.members, key=lambda member: member[0]))
         for channel in declaration.channels
     ]
     return sorted(channels, key=lambda channel: channel.channel)
@@ -524,7 +529,7 @@ def test_a_ledger_declares_what_the_shard_had(steps: list[tuple[str, str, str, i
     declared = book.declared()
     other.join("me")
     other.declare("me", declared, 0)
-    places = {seq: place for _, seq, place in declared.seen}
+    places = {mark.seq: mark.place for mark in declared.seen}
     for seq, request in enumerate(declared.requests, declared.first):
         other.handle("me", request, 0, places.get(seq, 0))
     assert state(other) == state(one)

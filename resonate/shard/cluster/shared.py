@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from resonate.messages import (
     Answer,
     ChannelHolding,
@@ -16,10 +18,12 @@ from resonate.messages import (
     Connect,
     CountConnections,
     Describe,
+    Described,
     Event,
     Expel,
     Inspect,
     ListChannels,
+    Listed,
     ListUsers,
     MemberAdded,
     MemberRemoved,
@@ -77,7 +81,11 @@ class SharedShard(Shard):
                 return self._shared_terminate(worker, seq, request, outcome)
             case Inspect() if outcome is not None:
                 return [(worker, Answer(request.ref, self._inspected({"totals": outcome.value})))]
-            case Describe() | ListChannels() | ListUsers() | CountConnections() if outcome is not None:
+            case Describe() if outcome is not None:
+                return [(worker, Described(request.ref, outcome.value))]
+            case ListChannels() if outcome is not None:
+                return [(worker, Listed(request.ref, outcome.value))]
+            case ListUsers() | CountConnections() if outcome is not None:
                 return [(worker, Answer(request.ref, outcome.value))]
         return super().handle(worker, request, now, place)
 
@@ -248,11 +256,11 @@ class SharedShard(Shard):
         channel = app.channels.get(request.channel)
         if channel is None or not channel.interest:
             return []
-        _, app_id, name, payload, except_, keep_s, _ = request
+        app_id, name, payload, keep_s = request.app, request.channel, request.payload, request.keep_s
         if keep_s:
             self._cache.put((app_id, name), payload, now, keep_s)
             self._knowers[app_id, name] = set(channel.interest)
-        return _tell(channel, Publication(app_id, name, payload, except_, keep_s))
+        return _tell(channel, Publication(app_id, name, payload, request.except_, keep_s))
 
     def _joined(self, app_id: str, name: str, channel: Channel, entry: Joined) -> Outgoing:
         if channel.users is None:
@@ -323,10 +331,12 @@ class SharedShard(Shard):
             return super().handle(worker, request, now, place)
         if not request.ref:
             return []
+        if not request.info:
+            return [(worker, Answer(request.ref, None))]
         info = outcome.value if outcome is not None else None
-        if request.info and info is None:
+        if info is None:
             info = self._info(self._app(request.app), request.app, request.channel, now)
-        return [(worker, Answer(request.ref, info))]
+        return [(worker, Described(request.ref, info))]
 
     def _shared_terminate(self, worker: str, seq: int, request: Terminate, outcome: Any) -> Outgoing:
         expelled = Expelled(self.origin(worker), seq, request.user)
@@ -338,7 +348,7 @@ class SharedShard(Shard):
     def _at_its_position(self, worker: str, holding: ChannelHolding) -> ChannelHolding:
         behind = self.came_from.get((holding.app, holding.channel))
         if behind is not None and not holding.position:
-            return holding._replace(position=behind.get(worker, 0))
+            return replace(holding, position=behind.get(worker, 0))
         return super()._at_its_position(worker, holding)
 
     def _decided(self, request: Connect, outcome: bool | None) -> Connect:
@@ -346,8 +356,8 @@ class SharedShard(Shard):
         if request.limit is None:
             return request
         if outcome is None:
-            return request._replace(limit=max(0, request.limit - self.elsewhere.get(request.app, 0)))
-        return request._replace(limit=None if outcome else 0)
+            return replace(request, limit=max(0, request.limit - self.elsewhere.get(request.app, 0)))
+        return replace(request, limit=None if outcome else 0)
 
 
 def _tell(channel: Channel, event: Event) -> Outgoing:
