@@ -18,23 +18,22 @@ from logging import Logger
 from time import perf_counter
 from typing import Any, Final, Protocol
 
-import zmq
-
 from resonate.bus.directory import RunDirectory, alive, pid_of
-from resonate.bus.sockets import Inbox, Outlet
+from resonate.bus.pipes import READ, Inlet, Outlet
 from resonate.encoding import EncodingError, decode, encode
 from resonate.messages import Beat, Declaration, Event, Hello, Parcel, Question, Request
 from resonate.shard.homes import homes
 from resonate.shard.ledger import Ledger
 from resonate.shard.resharding import resharded
 
-READ: Final = 1
 #: How long one turn may take frames in, in seconds.
 SLICE_S: Final = 0.005
 #: Seconds between two looks for a shard that is away.
 SEARCH_S: Final = 0.02
 #: Seconds after which requests are sent although there is other work to do, in the next turn of the loop.
 LATEST_S: Final = 0.002
+#: How long what has been sent may take to leave when a worker ends, in seconds.
+LINGER_S: Final = 1.0
 #: Bytes of a shard that are dealt with before it is told so, at the latest.
 RECEIPT_BYTES: Final = 256 * 1024
 #: Silent seconds after which a shard is said to be away: it beats each second.
@@ -97,12 +96,7 @@ class BusLink:
         receiver: Receiver,
         start_shard: Callable[[int], None],
     ) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        try:
-            self._inbox = Inbox(self._context, directory, name)
-        except OSError:
-            self._context.term()
-            raise
+        self._inbox = Inlet(loop, directory, name, log, self._readable)
         self._loop = loop
         self._log = log
         self._directory = directory
@@ -113,7 +107,6 @@ class BusLink:
         self._peers = [_Peer(index, ledger) for index, ledger in enumerate(ledgers)]
         self._holding = self._closed = False
         self._by_name: dict[str, _Peer] = {}
-        self._watcher = loop.io(self._inbox.fileno(), READ)
         self._search: Any = None
         self._again = loop.timer(0)
         self._idle = loop.idle()
@@ -122,7 +115,6 @@ class BusLink:
         self._given_up = False
         self.undecodable = 0
         self.successions = 0  # shards that have followed another
-        self._watcher.start(self._readable)
         self._look_for_shards()
 
     # --- to the shards -----------------------------------------------------------------------------------------------
@@ -173,9 +165,11 @@ class BusLink:
             if peer.outlet is not None:
                 self._receipt(peer, counters if peer.index == 0 else None)
                 peer.ledger.prune(time.monotonic())
-                peer.silent_s += self._watcher.active  # while it is not listened to its silence says nothing
+                peer.silent_s += self._inbox.active  # while it is not listened to its silence says nothing
                 if peer.silent_s > self._timeout_s:
-                    self._kill(peer)
+                    self._kill(peer, f"silent for {peer.silent_s} s")
+                elif peer.outlet.hung_up:
+                    self._kill(peer, "it has hung up, and lives")
         self._inbox.mend(self._log)
 
     def hasten(self) -> None:
@@ -201,15 +195,16 @@ class BusLink:
                 return
             self._take(data)
             if perf_counter() > until:
-                self._again.start(self._readable)
+                self._inbox.pause()  # no more is read before this is dealt with
+                self._again.start(self._resume)
                 return
-        self._watcher.stop()
+        self._inbox.pause()
         self._receiver.pause(self._resume)
 
     def _resume(self) -> None:
         if self._closed:
             return
-        self._watcher.start(self._readable)
+        self._inbox.resume()
         self._readable()
 
     def _take(self, data: bytes) -> None:
@@ -310,7 +305,7 @@ class BusLink:
         try:
             if not alive(name):
                 raise ProcessLookupError(name)
-            outlet = Outlet(self._context, self._directory.address(name))
+            outlet = Outlet(self._loop, str(self._directory.file(name)))
         except OSError:
             os.close(pidfd)
             return False
@@ -329,6 +324,7 @@ class BusLink:
         self._part(peer)
         level = logging.INFO if self._holding else logging.ERROR  # then it was to be expected
         self._log.log(level, "shard %d (pid %d) has died; requests wait for another", peer.index, pid_of(peer.name))
+        self._inbox.drain(pid_of(peer.name))
         while (data := self._inbox.receive()) is not None:
             self._take(data)
         self._look_for_shards()
@@ -340,12 +336,12 @@ class BusLink:
         peer.watcher.stop()
         peer.watcher.close()
         os.close(peer.pidfd)
-        peer.outlet.close(forget=True)
+        peer.outlet.close()
         peer.outlet, peer.state, peer.pidfd = None, State.AWAY, -1
 
-    def _kill(self, peer: _Peer) -> None:
+    def _kill(self, peer: _Peer, reason: str) -> None:
         """A shard that hangs is worse than none."""
-        self._log.error("killing shard %d (pid %d): silent for %d s", peer.index, pid_of(peer.name), peer.silent_s)
+        self._log.error("killing shard %d (pid %d): %s", peer.index, pid_of(peer.name), reason)
         peer.silent_s = 0
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(peer.pidfd, signal.SIGKILL)
@@ -354,14 +350,14 @@ class BusLink:
         """The worker ends: what it has sent still goes out."""
         self._closed = True
         self._flush()
-        watchers = (self._watcher, self._search, self._again, self._idle, self._latest)
+        watchers = (self._search, self._again, self._idle, self._latest)
         for watcher in (*watchers, *(peer.watcher for peer in self._peers)):
             if watcher is not None:
                 watcher.stop()
                 watcher.close()
+        until = time.monotonic() + LINGER_S
         for peer in self._peers:
             if peer.outlet is not None:
-                peer.outlet.close()
+                peer.outlet.close(until)
         self._inbox.close()
-        self._context.term()
         self._directory.forget(self._name)

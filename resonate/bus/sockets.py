@@ -1,4 +1,4 @@
-"""The two ends of a pipe: an inbox, which many may write to, and an outlet to one of those."""
+"""A shard's ends of the pipes to its workers: an inbox, which all of them write to, and an outlet to each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 import zmq
 
 from resonate.bus.directory import RunDirectory
+from resonate.bus.mending import Mender
 
 #: How long what has been sent may take to leave when a process ends, in milliseconds.
 LINGER_MS: Final = 1000
@@ -25,9 +26,8 @@ class Inbox:
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], directory: RunDirectory, name: str) -> None:
-        self._directory = directory
-        self._name = name
-        self._trouble = ""
+        self._address = directory.address(name)
+        self._mender = Mender(directory, name, self._bind)
         self._socket = _made(context, zmq.PULL)
         self._socket.linger = 0
         try:
@@ -45,21 +45,12 @@ class Inbox:
         return self._socket.recv(_AT_ONCE) if int(self._socket.get(_EVENTS)) & _READABLE else None
 
     def mend(self, log: Logger) -> None:
-        """Make the file anew if it has vanished; who is connected stays so. Why that fails is said once."""
-        trouble = ""
-        if not self._directory.file(self._name).exists():
-            trouble = self._directory.ensure()
-            try:
-                self._bind()  # beside the old one: to take that down would drop what is on its way
-                log.warning("the run directory %s had vanished, and has been made anew", self._directory.path)
-            except OSError as error:
-                trouble = trouble or str(error.strerror)
-        if trouble and trouble != self._trouble:
-            log.error("%s. Trying again each second", trouble)
-        self._trouble = trouble
+        """To be called each second: make the file anew if it has vanished; who is connected stays so."""
+        self._mender.mend(log)
 
     def _bind(self) -> None:
-        address = self._directory.address(self._name)
+        """Beside an old one: to take that down would drop what is on its way."""
+        address = self._address
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
@@ -73,7 +64,7 @@ class Inbox:
 class Outlet:
     """A PUSH socket to one inbox. Raises OSError where no file can be opened.
 
-    What it holds is bounded by who sends: see resonate.shard.outbox and ledger.
+    What it holds is bounded by who sends: see resonate.shard.outbox.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:

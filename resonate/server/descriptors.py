@@ -1,7 +1,7 @@
 """Descriptors: which of them clients may have. The last ones are kept for what a worker cannot be without.
 
-libzmq ends the process where it finds none for a shard that connects. The kernel gives the lowest number that is free.
-So as long as no client has a number from `ceiling` on, none of the kept ones is a client's.
+A shard that connects waits where there is none for it, and all requests with it. The kernel gives the lowest number
+that is free. So as long as no client has a number from `ceiling` on, none of the kept ones is a client's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 #: Kept by each worker: for looking at files and processes, and for what it has with other workers in a reload.
 KEPT: Final = 8
-#: Kept for each shard: a link takes five, and what is left of the one before may not have been closed yet.
+#: Kept for each shard: a link takes three, and what is left of the one before may not have been closed yet.
 KEPT_FOR_SHARD: Final = 8
 
 _NONE: Final = -1
