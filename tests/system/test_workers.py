@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -63,6 +65,22 @@ def sign_in(client: Client, user: str) -> None:
     data = json.dumps({"id": user})
     client.send("pusher:signin", {"auth": client.auth(":user:", data), "user_data": data})
     assert client.event()["event"] == "pusher:signin_success"
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_has_one_thread(many: Server, here: Everywhere) -> None:
+    """Another one would make each `send` dearer: so libzmq is not there, either."""
+    for client in here.clients:
+        client.subscribed("threads")
+    assert here.rests[0].publish("threads", "e", "x").status == 200
+    assert [client.event() for client in here.clients] == [event("threads", "x")] * 4
+    for worker in workers_of(many):
+        assert len(os.listdir(f"/proc/{worker}/task")) == 1
+        assert "libzmq" not in Path(f"/proc/{worker}/maps").read_text()
+    for shard in shards_of(many):
+        assert "libzmq" in Path(f"/proc/{shard}/maps").read_text(), "it would not be found there, either"
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
