@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ import zmq
 from msgspec.structs import replace
 
 from resonate.bus.client import BusLink
-from resonate.bus.directory import pid_of
+from resonate.bus.directory import alive, pid_of
 from resonate.encoding import decode
 from resonate.messages import (
     Answer,
@@ -485,6 +486,42 @@ def test_a_shard_that_hangs_is_killed_and_another_takes_its_place(place: Place) 
         rig.way.beat({})
     rig.until(lambda: not rig.way.trouble and rig.shard != first)
     rig.close()
+
+
+def test_a_shard_that_hangs_up_and_lives_is_killed(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing that is sent would reach it, and it would not seem silent."""
+    name = f"s0-{place.bystander().worker[2:]}"
+    with socket.socket(socket.AF_UNIX) as inbox:
+        inbox.bind(str(place.directory.file(name)))
+        inbox.listen()
+        rig = BusRig(place)
+        inbox.accept()[0].close()
+    for _ in range(10):
+        rig.turns.turn()
+    rig.way.beat({})
+    rig.until(lambda: not alive(name))
+    assert "it has hung up, and lives" in caplog.text
+    rig.linked()
+    assert rig.shard != name
+    rig.close()
+
+
+def test_what_a_shard_said_before_it_died_is_taken_in_by_who_is_full(bus: BusRig) -> None:
+    """What waits for room is not lost with it."""
+    bus.way.send(subscribe(1))
+    bus.settle()
+    bus.receiver.room = 1
+    for number in range(100):
+        bus.way.send(publish(b"%d" % number))
+        bus.turns.turn()
+    bus.until(lambda: bus.receiver.resume)
+    os.kill(pid_of(bus.shard), signal.SIGKILL)
+    bus.until(lambda: bus.bus.trouble)
+    bus.receiver.room = 10**9
+    assert bus.receiver.resume is not None
+    bus.receiver.resume()
+    bus.until(lambda: len(bus.events) >= 100)
+    assert payloads(bus.settle()) == [b"%d" % number for number in range(100)]
 
 
 def test_an_inbox_that_has_vanished_is_made_anew(bus: BusRig, caplog: pytest.LogCaptureFixture) -> None:
