@@ -23,6 +23,8 @@ from resonate.bus.zmtp import Reader, WireError, head, opening
 READ, WRITE = 1, 2
 #: Bytes to read at once. Python asks for as many each time: more than 128 KiB would be mapped and unmapped.
 CHUNK: Final = 64 * 1024
+#: Chunks of one shard that are read in one turn.
+CHUNKS: Final = 16
 #: Shards that wait to be accepted.
 BACKLOG: Final = 100
 #: Connections that have not said what they are: more than there can be shards.
@@ -107,25 +109,27 @@ class Inlet:
             self._drop(strangers[0])
 
     def _readable(self, pipe: _Pipe) -> None:
-        self._read(pipe)
+        for _ in range(CHUNKS):
+            if self._read(pipe) < CHUNK:
+                break
         if self._frames:
             self._arrived()
 
-    def _read(self, pipe: _Pipe) -> bool:
-        """One chunk; whether there was one."""
+    def _read(self, pipe: _Pipe) -> int:
+        """One chunk; how long it was, 0 where there was none."""
         try:
             data = pipe.sock.recv(CHUNK)
             if data:
                 self._frames.extend(pipe.reader.feed(data))
-                return True
+                return len(data)
         except BlockingIOError:
-            return False
+            return 0
         except OSError:
             pass  # as if it had ended
         except WireError as error:
             self._complain(f"dropped a connection of process {pipe.pid}: {error}")
         self._drop(pipe)
-        return False
+        return 0
 
     def _drop(self, pipe: _Pipe) -> None:
         del self._pipes[pipe]
