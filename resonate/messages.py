@@ -17,12 +17,11 @@ from msgspec import Struct
 
 
 class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """A value. It travels as an array of its fields; one that stands where others may, behind its number, the `tag`.
+    """A value. It travels as an array of its fields; where several kinds may stand, behind its number, the `tag`.
 
-    Requests and events share their numbers, which only ever grow at the end; frames have their own.
+    Requests and events share their numbers, which only ever grow at the end; frames have their own. The garbage
+    collector does not look into messages (`gc`): they are in no cycle.
     """
-
-    # gc=False: the collector need not look for cycles in messages, for they are in none.
 
 
 def user_key(user_id: Any) -> str:
@@ -31,7 +30,7 @@ def user_key(user_id: Any) -> str:
 
 
 def _check_data(data: dict[str, Any]) -> None:
-    """Raises ValueError. Its types cannot say that."""
+    """What its type cannot say. Raises ValueError."""
     if not ("user_id" in data and "user_info" in data):
         raise ValueError("a member has a user_id and a user_info")
 
