@@ -1,6 +1,6 @@
 """Snapshots of what processes count, and how those of several are added up.
 
-A snapshot is a dict that JSON can carry: a counter is a number, a dict of numbers by label, or a list of numbers.
+A snapshot is a dict: a counter is a number, a dict of numbers by label, or a list of numbers.
 A worker makes one each second, a shard when it is asked.
 """
 
@@ -49,5 +49,5 @@ def _sum(left: Any, right: Any) -> Any:
     if isinstance(left, dict):
         return {label: _sum(left.get(label), right.get(label)) for label in left | right}
     if isinstance(left, list):
-        return [one + other for one, other in zip_longest(left, right, fillvalue=0)]
+        return [_sum(one, other) for one, other in zip_longest(left, right)]
     return left + right

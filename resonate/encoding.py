@@ -1,6 +1,7 @@
 """Frames of the bus as bytes: MessagePack, of the types that resonate.messages declares.
 
-What comes in is data: whatever does not have the shape of a frame raises EncodingError, and nothing else.
+What comes in is data: whatever does not have these types raises EncodingError, and nothing else. Nobody looks into what
+is declared as `Any`: the info of a member, the counters of a process.
 """
 
 from __future__ import annotations

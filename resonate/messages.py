@@ -24,15 +24,19 @@ class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, 
     """
 
 
-def user_key(user_id: Any) -> str:
+#: As it first came; see `user_key`.
+UserId = str | int | float
+
+
+def user_key(user_id: UserId) -> str:
     """A user id as it is compared: a string."""
     return user_id if isinstance(user_id, str) else orjson.dumps(user_id).decode()
 
 
-def _check_data(data: dict[str, Any]) -> None:
-    """What its type cannot say. Raises ValueError."""
-    if not ("user_id" in data and "user_info" in data):
-        raise ValueError("a member has a user_id and a user_info")
+def check_data(data: dict[str, Any]) -> None:
+    """What the type of a member's data does not say. Raises ValueError."""
+    if type(data.get("user_id")) not in (str, int, float) or "user_info" not in data:
+        raise ValueError("a member has a user_id, which is a string or a number, and a user_info")
 
 
 class Member(Message, frozen=True):
@@ -42,7 +46,7 @@ class Member(Message, frozen=True):
     data: dict[str, Any]
 
     def __post_init__(self) -> None:
-        _check_data(self.data)
+        check_data(self.data)
 
 
 class ChannelHolding(Message, frozen=True):
@@ -59,7 +63,7 @@ class ChannelHolding(Message, frozen=True):
 
     def __post_init__(self) -> None:
         for _, data, _ in self.members:
-            _check_data(data)
+            check_data(data)
 
 
 # --- worker to shard -------------------------------------------------------------------------------------------------
@@ -235,7 +239,7 @@ class Subscribed(Message, frozen=True, tag=15):
     channel: str
     socket: str
     ref: int
-    members: list[tuple[Any, Any]] | None
+    members: list[tuple[UserId, Any]] | None
     cached: bytes | None
     position: int = 0
 
@@ -270,7 +274,7 @@ class MemberAdded(Message, frozen=True, tag=17):
     except_: str
 
     def __post_init__(self) -> None:
-        _check_data(self.data)
+        check_data(self.data)
 
 
 class MemberRemoved(Message, frozen=True, tag=18):
@@ -278,7 +282,7 @@ class MemberRemoved(Message, frozen=True, tag=18):
 
     app: str
     channel: str
-    id: str | int | float
+    id: UserId
 
 
 class Present(Message, frozen=True, tag=19):
@@ -286,7 +290,7 @@ class Present(Message, frozen=True, tag=19):
 
     app: str
     channel: str
-    members: list[tuple[Any, Any]]
+    members: list[tuple[UserId, Any]]
 
 
 class Expel(Message, frozen=True, tag=20):
@@ -355,7 +359,7 @@ class HandedOver(Message, frozen=True, tag=23):
     ref: int
     shard: int
     done: bool
-    beliefs: list[tuple[str, str, list[Any]]]
+    beliefs: list[tuple[str, str, list[UserId]]]
 
 
 class Inherit(Message, frozen=True, tag=24):
@@ -370,7 +374,7 @@ class Inherit(Message, frozen=True, tag=24):
     shard: int
     apps: list[tuple[str, int, int]]
     channels: list[ChannelHolding]
-    present: list[tuple[str, str, list[Any]]]
+    present: list[tuple[str, str, list[UserId]]]
     recovered: bool = False
 
 

@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import Any, Final, Protocol
 
 from resonate.bus.directory import RunDirectory, alive, pid_of
-from resonate.bus.pipes import READ, Inlet, Outlet
+from resonate.bus.pipes import READ, Inbox, Outlet
 from resonate.encoding import EncodingError, decode, encode
 from resonate.messages import Beat, Declaration, Event, Hello, Parcel, Question, Request
 from resonate.shard.homes import homes
@@ -77,6 +77,7 @@ class _Peer:
         self.watcher: Any = None
         self.silent_s = 0
         self.unreceipted = 0  # bytes dealt with and not told
+        self.unreachable = ""  # a shard that is there, and takes no connection
 
 
 class BusLink:
@@ -96,7 +97,7 @@ class BusLink:
         receiver: Receiver,
         start_shard: Callable[[int], None],
     ) -> None:
-        self._inbox = Inlet(loop, directory, name, log, self._readable)
+        self._inbox = Inbox(loop, directory, name, log, self._readable)
         self._loop = loop
         self._log = log
         self._directory = directory
@@ -170,6 +171,10 @@ class BusLink:
                     self._kill(peer, f"silent for {peer.silent_s} s")
                 elif peer.outlet.hung_up:
                     self._kill(peer, "it has hung up, and lives")
+            elif peer.unreachable:
+                peer.silent_s += 1
+                if peer.silent_s > self._timeout_s:
+                    self._kill(peer, f"it has taken no connection for {peer.silent_s} s")
         self._inbox.mend(self._log)
 
     def hasten(self) -> None:
@@ -278,9 +283,10 @@ class BusLink:
         for peer in self._peers:
             if peer.state is State.AWAY:
                 found = self._directory.shard(peer.index)
-                if found is None or not self._greet(peer, found):
+                if found is None:
+                    peer.unreachable = ""
                     self._start_shard(peer.index)
-                    missing = True
+                missing = found is None or not self._greet(peer, found) or missing
         if missing:
             self._search = self._loop.timer(SEARCH_S)  # a fresh one: libev resumes one that has fired
             self._search.start(self._look_for_shards)
@@ -306,13 +312,15 @@ class BusLink:
             if not alive(name):
                 raise ProcessLookupError(name)
             outlet = Outlet(self._loop, str(self._directory.file(name)))
-        except OSError:
+        except OSError as error:
             os.close(pidfd)
+            if isinstance(error, ConnectionRefusedError | BlockingIOError) and peer.unreachable != name:
+                peer.unreachable, peer.silent_s = name, 0
             return False
         self.successions += bool(peer.name)
         self._by_name.pop(peer.name, None)
         self._by_name[name] = peer
-        peer.name, peer.pidfd, peer.state, peer.silent_s = name, pidfd, State.GREETED, 0
+        peer.name, peer.pidfd, peer.state, peer.silent_s, peer.unreachable = name, pidfd, State.GREETED, 0, ""
         peer.watcher = self._loop.io(pidfd, READ)
         peer.watcher.start(self._lost, peer)
         peer.outlet = outlet
@@ -329,35 +337,37 @@ class BusLink:
             self._take(data)
         self._look_for_shards()
 
-    def _part(self, peer: _Peer) -> None:
-        """Nothing is said to a shard any more."""
+    def _part(self, peer: _Peer, until: float | None = None) -> None:
+        """Nothing is said to a shard any more; what is on its way still goes out, until that time if there is one."""
         if peer.outlet is None:
             return
         peer.watcher.stop()
         peer.watcher.close()
         os.close(peer.pidfd)
-        peer.outlet.close()
-        peer.outlet, peer.state, peer.pidfd = None, State.AWAY, -1
+        peer.outlet.close(until)
+        peer.outlet, peer.watcher, peer.state, peer.pidfd = None, None, State.AWAY, -1
 
     def _kill(self, peer: _Peer, reason: str) -> None:
         """A shard that hangs is worse than none."""
-        self._log.error("killing shard %d (pid %d): %s", peer.index, pid_of(peer.name), reason)
+        name = peer.unreachable or peer.name
+        self._log.error("killing shard %d (pid %d): %s", peer.index, pid_of(name), reason)
         peer.silent_s = 0
         with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(peer.pidfd, signal.SIGKILL)
+            if peer.outlet is not None:
+                signal.pidfd_send_signal(peer.pidfd, signal.SIGKILL)
+            elif alive(name):
+                os.kill(pid_of(name), signal.SIGKILL)
 
     def close(self) -> None:
         """The worker ends: what it has sent still goes out."""
         self._closed = True
         self._flush()
-        watchers = (self._search, self._again, self._idle, self._latest)
-        for watcher in (*watchers, *(peer.watcher for peer in self._peers)):
+        for watcher in (self._search, self._again, self._idle, self._latest):
             if watcher is not None:
                 watcher.stop()
                 watcher.close()
         until = time.monotonic() + LINGER_S
         for peer in self._peers:
-            if peer.outlet is not None:
-                peer.outlet.close(until)
+            self._part(peer, until)
         self._inbox.close()
         self._directory.forget(self._name)

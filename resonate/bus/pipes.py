@@ -48,7 +48,7 @@ class _Pipe:
         self.sock.close()
 
 
-class Inlet:
+class Inbox:
     """The worker's inbox: a PULL socket on the file of `name` in the run directory. Raises OSError where none can be
     made.
 
@@ -64,7 +64,8 @@ class Inlet:
         self._pipes: dict[_Pipe, None] = {}  # the oldest first
         self._listening: tuple[SocketType, Any] | None = None
         self._mender = Mender(directory, name, self._listen)
-        self._complaint = ""
+        self._trouble = ""  # why a shard cannot be accepted
+        self._complained = False  # of a stranger, in this second
         self.active = True  # whether it is read what comes
         self._listen()
 
@@ -72,7 +73,7 @@ class Inlet:
         """Shards that wait at an old socket try again, and have sent nothing yet."""
         sock = _unix_socket()
         try:
-            self._path.unlink(missing_ok=True)  # it has said so far that there is a worker
+            self._path.unlink(missing_ok=True)  # a plain file, which said that there is a worker; or an old socket
             sock.bind(str(self._path))
             sock.listen(BACKLOG)
         except OSError as error:
@@ -91,9 +92,12 @@ class Inlet:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
-            self._complain(f"cannot accept a shard: {error.strerror}. Trying again each second")
             watcher.stop()
+            if error.strerror != self._trouble:
+                self._log.error("cannot accept a shard: %s. Trying again each second", error.strerror)
+            self._trouble = str(error.strerror)
             return
+        self._trouble = ""
         self._open(SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor))
 
     def _open(self, sock: SocketType) -> None:
@@ -106,7 +110,15 @@ class Inlet:
             pipe.watcher.start(self._readable, pipe)
         strangers = [pipe for pipe in self._pipes if not pipe.reader.ready]
         if len(strangers) > STRANGERS:
-            self._drop(strangers[0])
+            self._turn_away(strangers[0])
+
+    def _turn_away(self, stranger: _Pipe) -> None:
+        """Unless it has said by now what it is, and only has not been read."""
+        self._read(stranger)
+        if stranger in self._pipes and not stranger.reader.ready:
+            self._drop(stranger)
+        elif self._frames and self.active:
+            self._arrived()
 
     def _readable(self, pipe: _Pipe) -> None:
         for _ in range(CHUNKS):
@@ -127,19 +139,15 @@ class Inlet:
         except OSError:
             pass  # as if it had ended
         except WireError as error:
-            self._complain(f"dropped a connection of process {pipe.pid}: {error}")
+            if not self._complained:  # whoever is dropped may come again many times a second
+                self._log.error("dropped a connection of process %d: %s", pipe.pid, error)
+            self._complained = True
         self._drop(pipe)
         return 0
 
     def _drop(self, pipe: _Pipe) -> None:
         del self._pipes[pipe]
         pipe.close()
-
-    def _complain(self, complaint: str) -> None:
-        """Once, until it is another: shards try again many times a second."""
-        if complaint != self._complaint:
-            self._log.error("%s", complaint)
-        self._complaint = complaint
 
     def receive(self) -> bytes | None:
         """The next frame, or None."""
@@ -166,6 +174,7 @@ class Inlet:
     def mend(self, log: Logger) -> None:
         """To be called each second: make the file anew if it has vanished; who is connected stays so."""
         self._mender.mend(log)
+        self._complained = False
         if self._listening is not None and not self._listening[1].active:
             self._listening[1].start(self._accept)
 
@@ -188,7 +197,7 @@ class Inlet:
 class Outlet:
     """A PUSH socket to a shard's inbox. Raises OSError where that cannot be reached.
 
-    What it holds is bounded by who sends: see resonate.shard.ledger.
+    What it holds is bounded by who sends: see resonate.shard.ledger. A beat each second comes on top.
     """
 
     def __init__(self, loop: Any, path: str) -> None:
@@ -276,6 +285,6 @@ class Outlet:
 
 
 def _unix_socket() -> SocketType:
-    sock = SocketType(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock = SocketType(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
     return sock

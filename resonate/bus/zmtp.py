@@ -44,25 +44,28 @@ class Reader:
 
     def __init__(self, kind: bytes) -> None:
         self._kind = kind
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._rest = bytearray()  # of what has come, not taken in yet
+        self._size = 0  # of what is being taken in
         self._step: Callable[[bytes, int, list[bytes]], int] = self._greeting
         self._needed = len(_GREETING)  # bytes without which that step cannot be taken
         self.ready = False  # whether it has said so
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The frames that are complete with it. Raises WireError; there is no going on then."""
-        self._pieces.append(piece)
-        self._size += len(piece)
-        if self._size < self._needed:
-            return []
-        data = piece if len(self._pieces) == 1 else b"".join(self._pieces)
+        data, rest = piece, self._rest
+        if rest:
+            rest += piece
+            if len(rest) < self._needed:
+                return []
+            data = bytes(rest)
+            rest.clear()
+        self._size = len(data)
         frames: list[bytes] = []
         at = 0
         while self._size - at >= self._needed:
             at = self._step(data, at, frames)
-        self._size -= at
-        self._pieces = [data[at:]] if self._size else []
+        if at < self._size:
+            rest += data[at:]
         return frames
 
     def _greeting(self, data: bytes, at: int, frames: list[bytes]) -> int:

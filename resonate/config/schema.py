@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple
 
 Parse = Callable[[Any], Any]
 
+#: Whole numbers are below: they have to fit into what workers say to their shards.
+MOST: Final = 10**18
 _TRUE: Final = ("true", "(true)", "1", "on", "yes")
 _FALSE: Final = ("false", "(false)", "0", "off", "no")
 _NULL: Final = ("null", "(null)", "none")
@@ -44,9 +46,11 @@ def integer(value: Any) -> int:
     """A whole number; the environment gives it as text."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("must be a whole number")
-    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,18}", value, re.ASCII):
+    if not re.fullmatch(r"-?[0-9]+", str(value), re.ASCII):
         raise ValueError("must be a whole number")
-    return int(value)
+    if not -MOST < (found := int(value)) < MOST:
+        raise ValueError("may have 18 digits at most")
+    return found
 
 
 def optional_integer(value: Any) -> int | None:

@@ -337,8 +337,6 @@ def _member(content: Any) -> Member:
 
 def _as_member(user: Any, data: Any) -> Subscription:
     """A subscription that has been handed over."""
-    if "user_id" not in data or "user_info" not in data:
-        raise ValueError("a member has no id, or no info")
     return Subscription(Member(_text(user), dict(data)), 0, False)
 
 

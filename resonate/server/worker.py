@@ -49,8 +49,8 @@ CRASH_PAUSE_S: Final = 1
 #: Seconds between two signs of life of a worker that pauses.
 PAUSE_LOOK_S: Final = 0.1
 #: How long a new worker waits for its shards to answer before it accepts anybody, and between two looks, in seconds.
-MEET_S: Final = 0.25
-MEET_LOOK_S: Final = 0.001
+AWAIT_S: Final = 0.25
+AWAIT_LOOK_S: Final = 0.001
 #: How long the master may take to answer, in seconds.
 MASTER_S: Final = 5.0
 #: Connections told to go in one turn of a shutdown.
@@ -137,7 +137,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Serve until told to stop, then close every connection properly."""
         service = self._service()
         self.wsgi = self._hosted(service.context)
-        self._meet(service)
+        self._await_shards(service)
         service.open(map(_raw, self.sockets), self._tls(service.context.settings))
         log = self.log.error_log
         watch_restarts(self._settings.server, self.shared().directory, self.restart, lambda: self.alive, log)
@@ -159,13 +159,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._drain(service, service.context.settings.server.drain_timeout)
         service.close()
 
-    def _meet(self, service: Service) -> None:
+    def _await_shards(self, service: Service) -> None:
         """Let the shards answer first, which takes milliseconds where they are there: who is accepted before that is
         told that they are not.
         """
-        until = time.monotonic() + MEET_S
-        while service.context.health.reason and time.monotonic() < until:
-            gevent.sleep(MEET_LOOK_S)
+        until = time.monotonic() + AWAIT_S
+        while self.alive and service.context.health.reason and time.monotonic() < until:
+            gevent.sleep(AWAIT_LOOK_S)
 
     def _retire(self, service: Service) -> bool:
         """Hand the connections over, if there is somebody to take them; False where this worker should serve on."""

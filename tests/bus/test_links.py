@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from typing import Any, TypeVar
 
@@ -324,13 +325,21 @@ def test_it_says_when_it_is_well(rig: Rig) -> None:
     rig.until(lambda: rig.way.trouble == "")
 
 
+def open_files() -> list[str]:
+    """What the descriptors of this process are of."""
+    found = []
+    for each in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the listing itself
+            found.append(os.readlink(f"/proc/self/fd/{each}"))
+    return found
+
+
 def test_closing_gives_everything_back(rig: Rig, place: Place) -> None:
     rig.way.send(subscribe(1))
     rig.settle()
-    before = len(os.listdir("/proc/self/fd"))
     rig.end()
     assert place.directory.workers() == []
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert not [each for each in open_files() if "pidfd" in each or str(place.directory.path) in each]
 
 
 # --- several workers -------------------------------------------------------------------------------------------------
@@ -501,6 +510,24 @@ def test_a_shard_that_hangs_up_and_lives_is_killed(place: Place, caplog: pytest.
     rig.way.beat({})
     rig.until(lambda: not alive(name))
     assert "it has hung up, and lives" in caplog.text
+    rig.linked()
+    assert rig.shard != name
+    rig.close()
+
+
+def test_a_shard_that_takes_no_connection_is_killed_in_time(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """And is not taken for one that is not there."""
+    name = f"s0-{place.bystander().worker[2:]}"
+    with socket.socket(socket.AF_UNIX) as inbox:
+        inbox.bind(str(place.directory.file(name)))  # and does not listen
+        rig = BusRig(place)
+        for _ in range(30):
+            rig.way.beat({})
+        assert alive(name)
+        for _ in range(2):
+            rig.way.beat({})
+        rig.until(lambda: not alive(name))
+    assert "it has taken no connection for 31 s" in caplog.text
     rig.linked()
     assert rig.shard != name
     rig.close()

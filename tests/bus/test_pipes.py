@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 import zmq
 
-from resonate.bus.pipes import STRANGERS, Inlet, Outlet
+from resonate.bus.pipes import STRANGERS, Inbox, Outlet
 from resonate.bus.zmtp import head, opening
 from tests.bus.support import Place, Turns
 from tests.support.eventually import eventually
@@ -37,7 +37,7 @@ def turns() -> Iterator[Turns]:
     found.close()
 
 
-class Inbox:
+class Listener:
     """An inlet, and what it has said."""
 
     def __init__(self, place: Place, turns: Turns) -> None:
@@ -45,7 +45,7 @@ class Inbox:
         self.turns = turns
         self.heard: list[bytes] = []
         self.most = 10**9
-        self.inlet = Inlet(turns.loop, place.directory, NAME, LOG, self.take)
+        self.inlet = Inbox(turns.loop, place.directory, NAME, LOG, self.take)
 
     def take(self) -> None:
         while len(self.heard) < self.most:
@@ -70,8 +70,8 @@ class Inbox:
 
 
 @pytest.fixture
-def inbox(place: Place, turns: Turns) -> Iterator[Inbox]:
-    found = Inbox(place, turns)
+def inbox(place: Place, turns: Turns) -> Iterator[Listener]:
+    found = Listener(place, turns)
     yield found
     found.inlet.close()
 
@@ -103,7 +103,7 @@ def descriptors() -> int:
 # --- the inbox -------------------------------------------------------------------------------------------------------
 
 
-def test_shards_are_heard_in_order_of_each(inbox: Inbox, libzmq: Libzmq) -> None:
+def test_shards_are_heard_in_order_of_each(inbox: Listener, libzmq: Libzmq) -> None:
     shards = [push(libzmq, inbox.place) for _ in range(2)]
     for frame in numbered(1000):
         for number, shard in enumerate(shards):
@@ -113,7 +113,7 @@ def test_shards_are_heard_in_order_of_each(inbox: Inbox, libzmq: Libzmq) -> None
         assert [frame[2:] for frame in inbox.heard if frame.startswith(number)] == numbered(1000)
 
 
-def test_what_was_read_with_the_last_frame_comes_after_a_pause_though_nothing_more_arrives(inbox: Inbox) -> None:
+def test_what_was_read_with_the_last_frame_comes_after_a_pause_though_nothing_more_arrives(inbox: Listener) -> None:
     inbox.most = 3
     inbox.connect(opening(b"PUSH") + wired(numbered(10)))
     inbox.until(numbered(3))
@@ -124,7 +124,7 @@ def test_what_was_read_with_the_last_frame_comes_after_a_pause_though_nothing_mo
     assert inbox.heard == numbered(10)
 
 
-def test_while_it_is_paused_nothing_is_read_and_nothing_is_lost(inbox: Inbox, libzmq: Libzmq) -> None:
+def test_while_it_is_paused_nothing_is_read_and_nothing_is_lost(inbox: Listener, libzmq: Libzmq) -> None:
     """Neither from a shard that is there, nor from one that comes."""
     first = push(libzmq, inbox.place)
     first.send(b"0")
@@ -140,7 +140,7 @@ def test_while_it_is_paused_nothing_is_read_and_nothing_is_lost(inbox: Inbox, li
     inbox.until([b"0", BIG, BIG])
 
 
-def test_a_shard_dies_with_a_frame_half_sent(inbox: Inbox) -> None:
+def test_a_shard_dies_with_a_frame_half_sent(inbox: Listener) -> None:
     shard = inbox.connect(opening(b"PUSH") + wired([b"whole"]) + wired([b"half of it"])[:7])
     inbox.until([b"whole"])
     before = descriptors()
@@ -149,7 +149,7 @@ def test_a_shard_dies_with_a_frame_half_sent(inbox: Inbox) -> None:
     assert inbox.heard == [b"whole"]
 
 
-def test_what_a_dead_process_has_said_is_read_though_it_is_paused(inbox: Inbox) -> None:
+def test_what_a_dead_process_has_said_is_read_though_it_is_paused(inbox: Listener) -> None:
     """Of others nothing is."""
     living = inbox.connect(opening(b"PUSH"))
     frames = [os.urandom(100_000) for _ in range(20)]
@@ -174,7 +174,9 @@ def test_what_a_dead_process_has_said_is_read_though_it_is_paused(inbox: Inbox) 
     inbox.until([frames[0], b"later"])
 
 
-def test_the_directory_is_removed_and_made_anew(inbox: Inbox, libzmq: Libzmq, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_directory_is_removed_and_made_anew(
+    inbox: Listener, libzmq: Libzmq, caplog: pytest.LogCaptureFixture
+) -> None:
     """Who is connected stays so; others find the new file."""
     first = push(libzmq, inbox.place)
     first.send(b"0")
@@ -190,7 +192,7 @@ def test_the_directory_is_removed_and_made_anew(inbox: Inbox, libzmq: Libzmq, ca
     inbox.until(numbered(3))
 
 
-def test_where_no_file_can_be_made_that_is_said_once(inbox: Inbox, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_no_file_can_be_made_that_is_said_once(inbox: Listener, caplog: pytest.LogCaptureFixture) -> None:
     inbox.place.directory.remove()
     inbox.place.directory.path.write_bytes(b"")  # in its place
     for _ in range(3):
@@ -203,9 +205,9 @@ def test_where_no_file_can_be_made_that_is_said_once(inbox: Inbox, caplog: pytes
 
 
 def test_a_file_that_was_left_over_is_in_nobodys_way(place: Place, turns: Turns) -> None:
-    for make in (place.directory.file(NAME).touch, Inbox(place, turns).inlet.close):
+    for make in (place.directory.file(NAME).touch, Listener(place, turns).inlet.close):
         make()
-        found = Inbox(place, turns)
+        found = Listener(place, turns)
         found.connect(opening(b"PUSH") + wired([b"x"]))
         found.until([b"x"])
         found.inlet.close()
@@ -215,11 +217,11 @@ def test_where_no_inbox_can_be_made_nothing_is_left(place: Place, turns: Turns) 
     place.directory.remove()
     before = descriptors()
     with pytest.raises(OSError, match="cannot listen on"):
-        Inbox(place, turns)
+        Listener(place, turns)
     assert descriptors() == before
 
 
-def test_rubbish_is_dropped_and_said_once(inbox: Inbox, caplog: pytest.LogCaptureFixture) -> None:
+def test_rubbish_is_dropped_and_said_once(inbox: Listener, caplog: pytest.LogCaptureFixture) -> None:
     good = inbox.connect(opening(b"PUSH"))
     for _ in range(3):
         bad = inbox.connect(b"GET / HTTP/1.1\r\n" * 100)
@@ -242,7 +244,7 @@ def hung_up(sock: socket.socket) -> bool:
     return True
 
 
-def test_those_who_say_nothing_are_bounded(inbox: Inbox) -> None:
+def test_those_who_say_nothing_are_bounded(inbox: Listener) -> None:
     """The oldest go; a shard that has said what it is stays."""
     shard = inbox.connect(opening(b"PUSH") + wired([b"0"]))
     inbox.until([b"0"])
@@ -253,6 +255,19 @@ def test_those_who_say_nothing_are_bounded(inbox: Inbox) -> None:
     assert [hung_up(sock) for sock in strangers[:6]] == [True] * 5 + [False]
     shard.sendall(wired([b"1"]))
     inbox.until(numbered(2))
+
+
+def test_a_shard_that_could_not_be_read_is_no_stranger(inbox: Listener) -> None:
+    """While nobody is read many come who say nothing."""
+    inbox.inlet.pause()
+    shard = inbox.connect(opening(b"PUSH") + wired([b"1"]))
+    inbox.turns.turn()
+    strangers = [inbox.connect() for _ in range(STRANGERS + 1)]
+    inbox.turns.until(lambda: hung_up(strangers[0]))
+    inbox.inlet.resume()
+    inbox.take()
+    shard.sendall(wired([b"2"]))
+    inbox.until(numbered(2, 1))
 
 
 @contextmanager
@@ -266,7 +281,7 @@ def no_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_out_of_descriptors_a_shard_waits_and_the_loop_rests(inbox: Inbox, caplog: pytest.LogCaptureFixture) -> None:
+def test_out_of_descriptors_a_shard_waits_and_the_loop_rests(inbox: Listener, caplog: pytest.LogCaptureFixture) -> None:
     inbox.connect(opening(b"PUSH"))
     rests = inbox.turns.loop.activecnt - 1
     with no_files():
@@ -452,7 +467,7 @@ def test_a_shard_that_cannot_be_reached_leaves_nothing(place: Place, turns: Turn
 @pytest.mark.parametrize("first", ["inlet", "outlet", "shard"])
 def test_closing_leaves_nothing(place: Place, turns: Turns, first: str) -> None:
     before = descriptors()
-    inbox, listening = Inbox(place, turns), Listening(place)
+    inbox, listening = Listener(place, turns), Listening(place)
     outlet = Outlet(turns.loop, str(place.directory.file(SHARD)))
     outlet.send(BIG)
     accepted = listening.accept(opening(b"PULL"))

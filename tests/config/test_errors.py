@@ -69,6 +69,7 @@ def test_server(directory: Directory, server: str, key: str, value: str) -> None
     ("line", "key", "value"),
     [
         ("max_connections = -1", "max_connections", "-1"),
+        ("max_connections = 1000000000000000000", "max_connections", "1000000000000000000"),
         ('max_connections = "few"', "max_connections", "'few'"),
         ("max_message_size = -1", "max_message_size", "-1"),
         ("ping_interval = 0", "ping_interval", "0"),

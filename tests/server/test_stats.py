@@ -55,6 +55,11 @@ def test_a_bucket_holds_what_took_no_longer_than_its_bound(took_s: float, bucket
     assert len(stats.rest_latency) == len(BUCKETS_S) + 1
 
 
+def test_what_a_broken_process_has_counted_disturbs_nobody() -> None:
+    sound, broken = {"rest_latency": [1, 2]}, {"rest_latency": ["a", [3], 4]}
+    assert add(sound, broken) == {"rest_latency": [1, 2, 4]}
+
+
 # --- the lag of the loop ---------------------------------------------------------------------------------------------
 
 

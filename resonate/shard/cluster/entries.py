@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from resonate.errors import ResonateError
+from resonate.messages import check_data
 
 #: The longest entry that is taken from the store, in bytes: of all hosts and by whatever way. No request is as long.
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -134,7 +135,7 @@ def _read(body: bytes) -> LogEntry:
         elif payload:
             raise ValueError("there is something behind it")
         if number == _NUMBERS[Joined]:
-            fields[2]["user_id"], fields[2]["user_info"]  # both are there, or a KeyError says so
+            check_data(fields[2])
         made: LogEntry = _KINDS[number]._make(fields)
     except (ValueError, TypeError, LookupError) as error:  # JSONDecodeError is a ValueError
         raise EntryError(f"{len(body)} bytes are no entry: {error!r}") from None
