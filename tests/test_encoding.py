@@ -239,6 +239,15 @@ def is_refused(data: bytes) -> bool:
     return False
 
 
+def is_frame_or_none(data: bytes) -> bool:
+    """Whether it is refused, or is a frame that can be sent on; by its bytes, for NaN is not equal to itself."""
+    try:
+        written = encode(decode(data))
+    except EncodingError:
+        return True
+    return encode(decode(written)) == written
+
+
 # --- what is written is read again -----------------------------------------------------------------------------------
 
 
@@ -355,7 +364,7 @@ def test_flipped_bits_make_another_frame_or_none(frame: Frame) -> None:
     data = encode(frame)
     for at in range(len(data)):
         for bit in (0x01, 0x20, 0x80):
-            is_refused(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
+            assert is_frame_or_none(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
 
 
 def spots(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -377,7 +386,7 @@ def replaced(value: Any, path: tuple[Any, ...], part: Any) -> Any:
 def test_frames_with_something_else_in_them_make_another_frame_or_none(data: st.DataObject, frame: Frame) -> None:
     content = msgpack.decode(encode(frame))
     path = data.draw(st.sampled_from(spots(content)))
-    is_refused(msgpack.encode(replaced(content, path, data.draw(JSON))))
+    assert is_frame_or_none(msgpack.encode(replaced(content, path, data.draw(JSON))))
 
 
 #: Some value of each type.

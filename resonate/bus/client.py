@@ -303,7 +303,7 @@ class BusLink:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _greet(self, peer: _Peer, name: str) -> bool:
-        """Tell a shard what is held; False where it has gone already, or no file can be opened."""
+        """Tell a shard what is held; False where it has gone already, takes no connection, or no file can be opened."""
         try:
             pidfd = os.pidfd_open(pid_of(name))
         except OSError:

@@ -1,4 +1,4 @@
-"""The file of an inbox, which may vanish."""
+"""Makes the file of an inbox anew where it has vanished."""
 
 from __future__ import annotations
 

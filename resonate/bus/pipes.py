@@ -49,8 +49,7 @@ class _Pipe:
 
 
 class Inbox:
-    """The worker's inbox: a PULL socket on the file of `name` in the run directory. Raises OSError where none can be
-    made.
+    """The PULL socket of the worker `name`, on its file of the run directory. Raises OSError where none can be made.
 
     `arrived` is called when there is something to `receive`: all of it, or else `pause` and `resume`.
     """
@@ -114,11 +113,11 @@ class Inbox:
 
     def _turn_away(self, stranger: _Pipe) -> None:
         """Unless it has said by now what it is, and only has not been read."""
-        self._read(stranger)
-        if stranger in self._pipes and not stranger.reader.ready:
+        if self._read(stranger) and stranger.reader.ready:
+            if self.active:
+                self._arrived()
+        elif stranger in self._pipes:
             self._drop(stranger)
-        elif self._frames and self.active:
-            self._arrived()
 
     def _readable(self, pipe: _Pipe) -> None:
         for _ in range(CHUNKS):

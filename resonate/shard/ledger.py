@@ -196,12 +196,12 @@ class Ledger:
         self._tail.extend(parcel.marks)
         fresh: list[Event] = []
         for stamped in parcel.events:
-            origin, seq, place, events = stamped.origin, stamped.seq, stamped.place, stamped.events
+            origin, seq = stamped.origin, stamped.seq
             if self._seen.get(origin, 0) >= seq:
                 continue
             self._remember(origin, seq)
-            self._tail.append(Mark(origin, seq, place))
-            fresh += self._noted(stamped, events, now)
+            self._tail.append(Mark(origin, seq, stamped.place))
+            fresh += self._noted(stamped, now)
         for ack in parcel.acks:
             fresh += self._acknowledged(ack.seq, ack.place, now)
         self._stable = max(self._stable, parcel.stable)
@@ -214,10 +214,10 @@ class Ledger:
         if len(self._seen) > ORIGINS:
             del self._seen[next(iter(self._seen))]
 
-    def _noted(self, stamped: Stamped, events: list[Event], now: float) -> list[Event]:
+    def _noted(self, stamped: Stamped, now: float) -> list[Event]:
         """Remember what a successor would need to be told; what clients are to hear of it."""
         heard: list[Event] = []
-        for event in events:
+        for event in stamped.events:
             if type(event) in _PRESENCE:
                 if isinstance(event, Inherit):
                     self._bequeathed(stamped, event)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import zmq
@@ -38,22 +39,22 @@ def turns() -> Iterator[Turns]:
 
 
 class Listener:
-    """An inlet, and what it has said."""
+    """An inbox, and what it has heard."""
 
     def __init__(self, place: Place, turns: Turns) -> None:
         self.place = place
         self.turns = turns
         self.heard: list[bytes] = []
         self.most = 10**9
-        self.inlet = Inbox(turns.loop, place.directory, NAME, LOG, self.take)
+        self.inbox = Inbox(turns.loop, place.directory, NAME, LOG, self.take)
 
     def take(self) -> None:
         while len(self.heard) < self.most:
-            frame = self.inlet.receive()
+            frame = self.inbox.receive()
             if frame is None:
                 return
             self.heard.append(frame)
-        self.inlet.pause()
+        self.inbox.pause()
 
     def until(self, heard: list[bytes]) -> None:
         self.turns.until(lambda: len(self.heard) >= len(heard))
@@ -70,10 +71,10 @@ class Listener:
 
 
 @pytest.fixture
-def inbox(place: Place, turns: Turns) -> Iterator[Listener]:
+def listener(place: Place, turns: Turns) -> Iterator[Listener]:
     found = Listener(place, turns)
     yield found
-    found.inlet.close()
+    found.inbox.close()
 
 
 def push(libzmq: Libzmq, place: Place, name: str = NAME) -> zmq.Socket[bytes]:
@@ -103,114 +104,115 @@ def descriptors() -> int:
 # --- the inbox -------------------------------------------------------------------------------------------------------
 
 
-def test_shards_are_heard_in_order_of_each(inbox: Listener, libzmq: Libzmq) -> None:
-    shards = [push(libzmq, inbox.place) for _ in range(2)]
+def test_shards_are_heard_in_order_of_each(listener: Listener, libzmq: Libzmq) -> None:
+    shards = [push(libzmq, listener.place) for _ in range(2)]
     for frame in numbered(1000):
         for number, shard in enumerate(shards):
             shard.send(b"%d " % number + frame)
-    inbox.turns.until(lambda: len(inbox.heard) == 2000)
+    listener.turns.until(lambda: len(listener.heard) == 2000)
     for number in (b"0 ", b"1 "):
-        assert [frame[2:] for frame in inbox.heard if frame.startswith(number)] == numbered(1000)
+        assert [frame[2:] for frame in listener.heard if frame.startswith(number)] == numbered(1000)
 
 
-def test_what_was_read_with_the_last_frame_comes_after_a_pause_though_nothing_more_arrives(inbox: Listener) -> None:
-    inbox.most = 3
-    inbox.connect(opening(b"PUSH") + wired(numbered(10)))
-    inbox.until(numbered(3))
-    assert not inbox.inlet.active
-    inbox.most = 10**9
-    inbox.inlet.resume()
-    inbox.take()
-    assert inbox.heard == numbered(10)
+def test_what_was_read_with_the_last_frame_comes_after_a_pause_though_nothing_more_arrives(listener: Listener) -> None:
+    listener.most = 3
+    listener.connect(opening(b"PUSH") + wired(numbered(10)))
+    listener.until(numbered(3))
+    assert not listener.inbox.active
+    listener.most = 10**9
+    listener.inbox.resume()
+    listener.take()
+    assert listener.heard == numbered(10)
 
 
-def test_while_it_is_paused_nothing_is_read_and_nothing_is_lost(inbox: Listener, libzmq: Libzmq) -> None:
+def test_while_it_is_paused_nothing_is_read_and_nothing_is_lost(listener: Listener, libzmq: Libzmq) -> None:
     """Neither from a shard that is there, nor from one that comes."""
-    first = push(libzmq, inbox.place)
+    first = push(libzmq, listener.place)
     first.send(b"0")
-    inbox.until([b"0"])
-    inbox.inlet.pause()
-    second = push(libzmq, inbox.place)
+    listener.until([b"0"])
+    listener.inbox.pause()
+    second = push(libzmq, listener.place)
     for shard in (first, second):
         shard.send(BIG)
     for _ in range(50):
-        inbox.turns.turn()
-    assert inbox.heard == [b"0"]
-    inbox.inlet.resume()
-    inbox.until([b"0", BIG, BIG])
+        listener.turns.turn()
+    assert listener.heard == [b"0"]
+    listener.inbox.resume()
+    listener.until([b"0", BIG, BIG])
 
 
-def test_a_shard_dies_with_a_frame_half_sent(inbox: Listener) -> None:
-    shard = inbox.connect(opening(b"PUSH") + wired([b"whole"]) + wired([b"half of it"])[:7])
-    inbox.until([b"whole"])
+def test_a_shard_dies_with_a_frame_half_sent(listener: Listener) -> None:
+    shard = listener.connect(opening(b"PUSH") + wired([b"whole"]) + wired([b"half of it"])[:7])
+    listener.until([b"whole"])
     before = descriptors()
     shard.close()
-    inbox.turns.until(lambda: descriptors() == before - 2)
-    assert inbox.heard == [b"whole"]
+    listener.turns.until(lambda: descriptors() == before - 2)
+    assert listener.heard == [b"whole"]
 
 
-def test_what_a_dead_process_has_said_is_read_though_it_is_paused(inbox: Listener) -> None:
+def test_what_a_dead_process_has_said_is_read_though_it_is_paused(listener: Listener) -> None:
     """Of others nothing is."""
-    living = inbox.connect(opening(b"PUSH"))
+    living = listener.connect(opening(b"PUSH"))
     frames = [os.urandom(100_000) for _ in range(20)]
     code = (
         "import socket, sys; s = socket.socket(socket.AF_UNIX); s.setsockopt(1, 7, 1 << 22); s.connect(sys.argv[1]); "
         "s.sendall(sys.stdin.buffer.read())"
     )
-    path = str(inbox.place.directory.file(NAME))
+    path = str(listener.place.directory.file(NAME))
     with subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE) as dying:
         assert dying.stdin is not None
-        inbox.inlet.pause()
+        listener.inbox.pause()
         dying.stdin.write(opening(b"PUSH") + wired(frames)[:150_000])
         dying.stdin.close()
         dying.wait(20)
     living.sendall(wired([b"later"]))
     for _ in range(5):
-        inbox.turns.turn()  # it is accepted
-    inbox.inlet.drain(dying.pid)
-    inbox.take()
-    assert inbox.heard == frames[:1]
-    inbox.inlet.resume()
-    inbox.until([frames[0], b"later"])
+        listener.turns.turn()  # it is accepted
+    listener.inbox.drain(dying.pid)
+    listener.take()
+    assert listener.heard == frames[:1]
+    listener.inbox.resume()
+    listener.until([frames[0], b"later"])
 
 
 def test_the_directory_is_removed_and_made_anew(
-    inbox: Listener, libzmq: Libzmq, caplog: pytest.LogCaptureFixture
+    listener: Listener, libzmq: Libzmq, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who is connected stays so; others find the new file."""
-    first = push(libzmq, inbox.place)
+    first = push(libzmq, listener.place)
     first.send(b"0")
-    inbox.until([b"0"])
-    inbox.place.directory.remove()
-    inbox.inlet.mend(LOG)
-    inbox.inlet.mend(LOG)
+    listener.until([b"0"])
+    listener.place.directory.remove()
+    listener.inbox.mend(LOG)
+    listener.inbox.mend(LOG)
     assert caplog.text.count("had vanished, and has been made anew") == 1
-    assert stat.S_IMODE(inbox.place.directory.path.stat().st_mode) == 0o700
+    assert stat.S_IMODE(listener.place.directory.path.stat().st_mode) == 0o700
     first.send(b"1")
-    inbox.until(numbered(2))
-    push(libzmq, inbox.place).send(b"2")
-    inbox.until(numbered(3))
+    listener.until(numbered(2))
+    push(libzmq, listener.place).send(b"2")
+    listener.until(numbered(3))
 
 
-def test_where_no_file_can_be_made_that_is_said_once(inbox: Listener, caplog: pytest.LogCaptureFixture) -> None:
-    inbox.place.directory.remove()
-    inbox.place.directory.path.write_bytes(b"")  # in its place
+def test_where_no_file_can_be_made_that_is_said_once(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
+    listener.place.directory.remove()
+    listener.place.directory.path.write_bytes(b"")  # in its place
     for _ in range(3):
-        inbox.inlet.mend(LOG)
+        listener.inbox.mend(LOG)
     assert caplog.text.count("Trying again each second") == 1
-    inbox.place.directory.path.unlink()
-    inbox.inlet.mend(LOG)
-    inbox.connect(opening(b"PUSH") + wired([b"x"]))
-    inbox.until([b"x"])
+    listener.place.directory.path.unlink()
+    listener.inbox.mend(LOG)
+    listener.connect(opening(b"PUSH") + wired([b"x"]))
+    listener.until([b"x"])
 
 
 def test_a_file_that_was_left_over_is_in_nobodys_way(place: Place, turns: Turns) -> None:
-    for make in (place.directory.file(NAME).touch, Listener(place, turns).inlet.close):
+    for make in (place.directory.file(NAME).touch, Listener(place, turns).inbox.close):
         make()
         found = Listener(place, turns)
         found.connect(opening(b"PUSH") + wired([b"x"]))
         found.until([b"x"])
-        found.inlet.close()
+        assert place.directory.file(NAME).is_socket()
+        found.inbox.close()
 
 
 def test_where_no_inbox_can_be_made_nothing_is_left(place: Place, turns: Turns) -> None:
@@ -221,14 +223,14 @@ def test_where_no_inbox_can_be_made_nothing_is_left(place: Place, turns: Turns) 
     assert descriptors() == before
 
 
-def test_rubbish_is_dropped_and_said_once(inbox: Listener, caplog: pytest.LogCaptureFixture) -> None:
-    good = inbox.connect(opening(b"PUSH"))
+def test_rubbish_is_dropped_and_said_once(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
+    good = listener.connect(opening(b"PUSH"))
     for _ in range(3):
-        bad = inbox.connect(b"GET / HTTP/1.1\r\n" * 100)
-        inbox.turns.until(lambda bad=bad: hung_up(bad))  # type: ignore[misc]
+        bad = listener.connect(b"GET / HTTP/1.1\r\n" * 100)
+        listener.turns.until(partial(hung_up, bad))
     assert caplog.messages == [f"dropped a connection of process {os.getpid()}: it does not speak ZMTP 3"]
     good.sendall(wired([b"x"]))
-    inbox.until([b"x"])
+    listener.until([b"x"])
 
 
 def hung_up(sock: socket.socket) -> bool:
@@ -244,30 +246,31 @@ def hung_up(sock: socket.socket) -> bool:
     return True
 
 
-def test_those_who_say_nothing_are_bounded(inbox: Listener) -> None:
+def test_those_who_say_nothing_are_bounded(listener: Listener) -> None:
     """The oldest go; a shard that has said what it is stays."""
-    shard = inbox.connect(opening(b"PUSH") + wired([b"0"]))
-    inbox.until([b"0"])
+    shard = listener.connect(opening(b"PUSH") + wired([b"0"]))
+    listener.until([b"0"])
     before = descriptors()
-    strangers = [inbox.connect() for _ in range(STRANGERS + 5)]
-    inbox.turns.until(lambda: descriptors() == before + len(strangers) + STRANGERS)
-    inbox.turns.until(lambda: sum(map(hung_up, strangers)) == 5)
+    strangers = [listener.connect() for _ in range(STRANGERS + 5)]
+    listener.turns.until(lambda: descriptors() == before + len(strangers) + STRANGERS)
+    listener.turns.until(lambda: sum(map(hung_up, strangers)) == 5)
     assert [hung_up(sock) for sock in strangers[:6]] == [True] * 5 + [False]
     shard.sendall(wired([b"1"]))
-    inbox.until(numbered(2))
+    listener.until(numbered(2))
 
 
-def test_a_shard_that_could_not_be_read_is_no_stranger(inbox: Listener) -> None:
+def test_a_shard_that_could_not_be_read_is_no_stranger(listener: Listener) -> None:
     """While nobody is read many come who say nothing."""
-    inbox.inlet.pause()
-    shard = inbox.connect(opening(b"PUSH") + wired([b"1"]))
-    inbox.turns.turn()
-    strangers = [inbox.connect() for _ in range(STRANGERS + 1)]
-    inbox.turns.until(lambda: hung_up(strangers[0]))
-    inbox.inlet.resume()
-    inbox.take()
+    listener.inbox.pause()
+    shard = listener.connect(opening(b"PUSH") + wired([b"1"]))
+    listener.turns.turn()
+    strangers = [listener.connect() for _ in range(STRANGERS + 1)]
+    listener.turns.until(lambda: hung_up(strangers[0]))
+    assert not hung_up(shard)
+    listener.inbox.resume()
+    listener.take()
     shard.sendall(wired([b"2"]))
-    inbox.until(numbered(2, 1))
+    listener.until(numbered(2, 1))
 
 
 @contextmanager
@@ -281,19 +284,21 @@ def no_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_out_of_descriptors_a_shard_waits_and_the_loop_rests(inbox: Listener, caplog: pytest.LogCaptureFixture) -> None:
-    inbox.connect(opening(b"PUSH"))
-    rests = inbox.turns.loop.activecnt - 1
+def test_out_of_descriptors_a_shard_waits_and_the_loop_rests(
+    listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener.connect(opening(b"PUSH"))
+    rests = listener.turns.loop.activecnt - 1
     with no_files():
         for _ in range(3):
             for _ in range(3):
-                inbox.turns.turn()
-            assert inbox.turns.loop.activecnt == rests
-            inbox.inlet.mend(LOG)
+                listener.turns.turn()
+            assert listener.turns.loop.activecnt == rests
+            listener.inbox.mend(LOG)
     assert len(caplog.messages) == 1
     assert "cannot accept a shard" in caplog.text
-    inbox.connect(opening(b"PUSH") + wired([b"x"]))
-    inbox.until([b"x"])
+    listener.connect(opening(b"PUSH") + wired([b"x"]))
+    listener.until([b"x"])
 
 
 # --- to a shard ------------------------------------------------------------------------------------------------------
@@ -401,6 +406,8 @@ def test_a_shard_that_is_none_is_given_up(outlet: Outlet, listening: Listening, 
     if not said:
         shard.close()
     turns.until(lambda: outlet.hung_up)
+    outlet.send(b"x")
+    assert turns.loop.activecnt == 0, "nothing is waited for"
     outlet.close(time.monotonic() + 20)
     shard.close()
 
@@ -464,22 +471,22 @@ def test_a_shard_that_cannot_be_reached_leaves_nothing(place: Place, turns: Turn
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", ["inlet", "outlet", "shard"])
+@pytest.mark.parametrize("first", ["inbox", "outlet", "shard"])
 def test_closing_leaves_nothing(place: Place, turns: Turns, first: str) -> None:
     before = descriptors()
-    inbox, listening = Listener(place, turns), Listening(place)
+    listener, listening = Listener(place, turns), Listening(place)
     outlet = Outlet(turns.loop, str(place.directory.file(SHARD)))
     outlet.send(BIG)
     accepted = listening.accept(opening(b"PULL"))
-    sender = inbox.connect(opening(b"PUSH") + wired([b"x"]))
-    inbox.until([b"x"])
+    sender = listener.connect(opening(b"PUSH") + wired([b"x"]))
+    listener.until([b"x"])
 
     def shard() -> None:
         for sock in (accepted, sender, listening.sock):
             sock.close()
         turns.turn()
 
-    ends: dict[str, Callable[[], None]] = {"inlet": inbox.inlet.close, "outlet": outlet.close, "shard": shard}
+    ends: dict[str, Callable[[], None]] = {"inbox": listener.inbox.close, "outlet": outlet.close, "shard": shard}
     for end in (ends.pop(first), *ends.values()):
         end()
         turns.turn()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import zmq
@@ -146,13 +148,24 @@ def test_libzmq_pushes(place: Place, libzmq: Libzmq, frames: list[bytes]) -> Non
     listening.close()
 
 
+@contextmanager
+def connected(place: Place, pull: zmq.Socket[bytes], kind: bytes) -> Iterator[socket.socket]:
+    """A connection to that socket, of somebody who says that he is of that kind."""
+    pull.bind(place.directory.address("x"))
+    with socket.socket(socket.AF_UNIX) as found:
+        found.settimeout(20)
+        found.connect(str(place.directory.file("x")))
+        found.sendall(opening(kind))
+        yield found
+
+
 def test_libzmq_pulls(place: Place, libzmq: Libzmq, frames: list[bytes]) -> None:
     pull = libzmq(zmq.PULL)
-    pull.bind(place.directory.address("x"))
-    ours = socket.socket(socket.AF_UNIX)
-    ours.settimeout(20)
-    ours.connect(str(place.directory.file("x")))
-    ours.sendall(opening(b"PUSH"))
+    with connected(place, pull, b"PUSH") as ours:
+        _push(ours, pull, frames)
+
+
+def _push(ours: socket.socket, pull: zmq.Socket[bytes], frames: list[bytes]) -> None:
     reader = Reader(b"PULL")
     said = b""
     while not reader.ready:
@@ -162,16 +175,9 @@ def test_libzmq_pulls(place: Place, libzmq: Libzmq, frames: list[bytes]) -> None
     for frame in frames:
         ours.sendall(head(len(frame)) + frame)
         assert pull.recv() == frame
-    ours.close()
 
 
 def test_libzmq_hangs_up_on_another_kind(place: Place, libzmq: Libzmq) -> None:
-    pull = libzmq(zmq.PULL)
-    pull.bind(place.directory.address("x"))
-    ours = socket.socket(socket.AF_UNIX)
-    ours.settimeout(20)
-    ours.connect(str(place.directory.file("x")))
-    ours.sendall(opening(b"SUB"))
-    while ours.recv(65536):
-        pass
-    ours.close()
+    with connected(place, libzmq(zmq.PULL), b"SUB") as ours:
+        said = b"".join(iter(partial(ours.recv, 65536), b""))
+    assert said.startswith(GREETING_OF_LIBZMQ[:1]), "and that is all"
