@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import pytest
 import zmq
@@ -179,5 +178,6 @@ def _push(ours: socket.socket, pull: zmq.Socket[bytes], frames: list[bytes]) -> 
 
 def test_libzmq_hangs_up_on_another_kind(place: Place, libzmq: Libzmq) -> None:
     with connected(place, libzmq(zmq.PULL), b"SUB") as ours:
-        said = b"".join(iter(partial(ours.recv, 65536), b""))
-    assert said.startswith(GREETING_OF_LIBZMQ[:1]), "and that is all"
+        while ours.recv(65536):
+            pass
+        assert ours.recv(1) == b"", "no time-out: it has ended"

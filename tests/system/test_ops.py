@@ -46,9 +46,8 @@ def directory() -> Iterator[Path]:
 
 
 def run(words: Sequence[str], directory: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself, with the virtual environment on its path, and none of the tests' own settings."""
-    own = ("REVERB_", "RESONATE_", "REDIS_", "PYTHONPATH")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    """A command that ends by itself, with the virtual environment on its path."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     clean["PATH"] = f"{BIN}:{os.environ['PATH']}"
     return subprocess.run(
         list(words), cwd=directory, env={**clean, **env}, capture_output=True, text=True, timeout=60, check=False
